@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from small_models import SMALL, small
 
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import snapshot_folder
-from understudy.generators.membership import membership_scores
-from understudy.generators.registry import KINDS, build, model_config, network_type
+from understudy.generators.membership import MembershipScores
+from understudy.generators.registry import KINDS, build, model_config, network_type, recipe_text
 from understudy.generators.sample import sample_set
 from understudy.generators.training.loop import train
 from understudy.slices import SliceSet
@@ -53,7 +54,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from understudy.generators.builtin import Gan
+from understudy.generators.builtin import GanType
 from understudy.generators.networks.stylegan2 import StyleGan2, StyleGan2Config
 from understudy.generators.training.config import StyleGan2Training
 
@@ -67,7 +68,7 @@ class SixthTraining(StyleGan2Training):
     mixing: float = Field(default=0.5, ge=0, le=1)
 
 
-class Sixth(Gan):
+class SixthType(GanType):
     config, training, network = SixthConfig, SixthTraining, StyleGan2
     aliases, recipes = ("sx",), {"quick": {"model": {"z_dim": 8}}}
 """
@@ -78,14 +79,20 @@ def test_a_sixth_generator_is_one_file_and_one_line(
 ) -> None:
     (tmp_path / "sixth_generator.py").write_text(SIXTH)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(KINDS, "sixth", "sixth_generator:Sixth")
+    monkeypatch.setitem(KINDS, "sixth", "sixth_generator:SixthType")
     kind = network_type("sixth")
+    assert yaml.safe_load(recipe_text("quick"))["sixth"] == kind.recipe("quick") == {"model": {"z_dim": 8}}
+    assert list(yaml.safe_load(recipe_text("quick", "sixth"))) == ["sixth"]
+    assert set(yaml.safe_load(recipe_text("paper"))) == set(KINDS) - {"sixth"}
+    with pytest.raises(UnderstudyError, match="'workstation'") as error:
+        kind.recipe("workstation")
+    assert "quick" in str(error.value.fix)
     fields = {"kind": "sixth", "resolution": 16, "channels": 3, "channel_base": 64, "channel_max": 4, "w_dim": 8}
     model = model_config(fields | kind.recipe("quick")["model"])
     training = kind.training(kimg=0.016, batch=8, keep_weights_kimg=[0.008], tensorboard=False)
     run = train(slices, None, model, training, tmp_path / "run", "cpu", progress=False)
     made = sample_set([run, snapshot_folder(run, 0.008)], 4, 0, tmp_path / "made", device="cpu", progress=False)
     assert made.images.shape == (4, 2, 16, 16)
-    scores, _ = membership_scores(run, slices, np.arange(5))
+    scores, _ = MembershipScores(run)(slices, np.arange(5))
     assert len(scores) == 5
     assert kind.training_operations(model, training, kind.count) > kind.sampling_operations(model, None, kind.count) > 0

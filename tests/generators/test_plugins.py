@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from plugged import declare_plugin
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import snapshot_folder
 from understudy.generators.joint import encode
-from understudy.generators.membership import MembershipScores, membership_scores, supports_membership_inference
+from understudy.generators.membership import MembershipScores, supports_membership_inference
 from understudy.generators.plugins import BLOCK, PluginType, TrainingSlices, plugin_errors
-from understudy.generators.registry import installed_plugins, list_plugins, load_generator, plugin_type
+from understudy.generators.registry import installed_plugins, list_plugins, load_generator, plugin_type, recipe_text
 from understudy.generators.sample import sample_set
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
@@ -45,6 +46,7 @@ def trained(slices: SliceSet, out: Path, **changes: Any) -> Path:
 def test_plugins_are_listed_without_being_imported(example_plugin: Path) -> None:
     assert installed_plugins()["principal"].value == "principal:Principal"
     assert "principal" in list_plugins()
+    assert "principal" in recipe_text("quick")
     assert "principal" not in sys.modules
 
 
@@ -255,6 +257,7 @@ def test_a_plugin_may_have_all_that_built_in_generators_have(
     broken(tmp_path, monkeypatch, EVERYTHING)
     plugin = plugin_type("bad")
     assert plugin.recipe("quick") == {"width": 2}
+    assert yaml.safe_load(recipe_text("quick", "bad")) == {"bad": {"width": 2}}
     with pytest.raises(UnderstudyError, match="paper") as error:
         plugin.recipe("paper")
     assert "quick" in str(error.value.fix)
@@ -264,7 +267,7 @@ def test_a_plugin_may_have_all_that_built_in_generators_have(
     both = sample_set([model, early], 4, 0, tmp_path / "both", progress=False, device="cpu")
     assert both.index["generator"].nunique() == 2
     assert supports_membership_inference(model)
-    scores, _ = membership_scores(model, slices, np.arange(24))
+    scores, _ = MembershipScores(model)(slices, np.arange(24))
     mean = np.asarray(TrainingSlices(slices, slices.rows(split="train"))).mean(0)
     joint = encode(*slices.read(np.arange(24)), CLASSES).numpy()
     assert scores == pytest.approx(-np.abs(joint - mean).mean((1, 2, 3)), rel=1e-5)
@@ -277,5 +280,5 @@ def test_a_plugin_need_not_have_more_than_it_must(slices: SliceSet, tmp_path: Pa
     assert not plugin.takes_snapshots
     model = trained(slices, tmp_path / "model")
     with pytest.raises(UnderstudyError, match="cannot score") as error:
-        membership_scores(model, slices, np.arange(2))
+        MembershipScores(model)(slices, np.arange(2))
     assert "membership_scores" in str(error.value.fix)

@@ -69,8 +69,11 @@ def import_checkpoint(
 
 
 @app.command("recipe")
-def show_recipe(name: str = Argument("quick", help="quick, workstation or paper.")) -> None:
-    """Print what a recipe sets for each of the five generators."""
-    from understudy.generators.recipes import recipe_text
+def show_recipe(
+    name: str = Argument("quick", help="quick, workstation or paper; a generator may have others."),
+    generator: str | None = Argument(None, help="Only of this one, e.g. a plug-in [default: all that are built in]."),
+) -> None:
+    """Print what a recipe sets for each generator."""
+    from understudy.generators.registry import recipe_text
 
-    print(recipe_text(name), end="")
+    print(recipe_text(name, generator), end="")

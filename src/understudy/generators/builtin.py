@@ -8,30 +8,23 @@ line of `registry.KINDS`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler
-from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, load_weights
+from understudy.generators.folder import DISCRIMINATOR, WEIGHTS
 from understudy.generators.interface import GeneratorType, Scorer
 from understudy.generators.networks import progan, stylegan1, stylegan2, stylegan3, unet
 from understudy.generators.networks.base import fresh
-from understudy.generators.recipes import recipe
-from understudy.generators.training.config import (
-    DiffusionTraining,
-    ProGanTraining,
-    StyleGan1Training,
-    StyleGan2Training,
-    StyleGan3Training,
-    TrainingConfig,
-)
+from understudy.generators.training import config as settings
 from understudy.generators.training.denoising import DiffusionState
 from understudy.generators.training.gan import GanState
 from understudy.generators.training.state import TrainingState
@@ -42,17 +35,11 @@ NOISE_LEVELS = 10  # at which a diffusion model scores slices, evenly over its s
 
 
 class GeneratorCost(NamedTuple):
-    """What the networks of an architecture cost.
+    """What the networks of an architecture cost."""
 
-    Attributes:
-        forward: operations of the generator for one image, forward.
-        scores: operations of the discriminator for one image, forward; 0 without one.
-        weights: numbers in all networks.
-    """
-
-    forward: int
-    scores: int
-    weights: int
+    forward: int  # operations of the generator for one image, forward
+    scores: int  # operations of the discriminator for one image, forward; 0 without one
+    weights: int  # numbers in all networks
 
 
 Costs = Callable[[Any], GeneratorCost]
@@ -60,24 +47,16 @@ Costs = Callable[[Any], GeneratorCost]
 
 
 class NetworkType(GeneratorType):
-    """A generator whose network is defined here and trained by `training.loop.train`.
+    """A generator whose network is defined here and trained by `training.loop.train`."""
 
-    Attributes:
-        config, network: classes of the architecture and of its network; what is sampled is its `generator`.
-        training, state: classes of the training's settings, and of its state with its step.
-        aliases: other names that a study file may mean it by.
-        half_saturation: operations of a training step that reaches half of a CPU's speed, measured: small steps wait
-            between operations, and longer the more of these a network has.
-        recipes: name -> fields, where a recipe's YAML file says nothing.
-    """
-
-    config: ClassVar[type[Any]]
-    training: ClassVar[type[TrainingConfig]]
-    state: ClassVar[type[TrainingState]]
-    network: ClassVar[type[nn.Module]]
-    aliases: ClassVar[tuple[str, ...]] = ()
+    config: ClassVar[type[Any]]  # the architecture
+    network: ClassVar[type[nn.Module]]  # what is sampled is its `generator`
+    training: ClassVar[type[settings.TrainingConfig]]
+    state: ClassVar[type[TrainingState]]  # of the training, with its step
+    aliases: ClassVar[tuple[str, ...]] = ()  # other names that a study file may mean it by
+    # Operations of a training step that reaches half of a CPU's speed, measured: small steps wait between operations,
+    # and longer the more of these a network has.
     half_saturation: ClassVar[float] = 1.5e10
-    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -87,20 +66,24 @@ class NetworkType(GeneratorType):
         return fresh(self.network, config, seed)
 
     def load(self, folder: Path, config: dict[str, Any]) -> Any:
-        return load_weights(lambda: self._network(config).generator, folder / WEIGHTS, "generator")
+        """The EMA generator, for evaluation only; an UnderstudyError where its file is damaged."""
+        return self._load(folder / WEIGHTS, config, "generator")
 
-    def _network(self, config: dict[str, Any]) -> Any:
-        """A network of the architecture in a `config.json`."""
-        architecture = self.config(**config["model"])
-        architecture.check_size()
-        return self.build(architecture)
+    def _load(self, path: Path, config: dict[str, Any], part: str) -> Any:
+        try:
+            architecture = self.config(**config["model"])
+            architecture.check_size()
+            network = getattr(self.build(architecture), part)
+            network.load_state_dict(safetensors.torch.load_file(path))
+        except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            what = f"the {part} cannot be loaded ({first_line(error)})"
+            raise UnderstudyError(what, path.parent, "train it again, or restore the folder from a copy") from error
+        return network.requires_grad_(False).eval()
 
     def weights(self, folder: Path, config: dict[str, Any]) -> dict[str, str]:
+        """SHA-256 (hex) of the files of generator and, where there is one, discriminator."""
         paths = (folder / WEIGHTS, folder / DISCRIMINATOR)
         return {path.name: sha256_file(path) for path in paths if path.is_file()}
-
-    def recipe(self, name: str) -> dict[str, Any]:
-        return dict(self.recipes[name]) if name in self.recipes else recipe(name, self.name)
 
     def count(self, config: Any) -> GeneratorCost:
         """Counts an architecture on torch's `meta` device, which computes nothing."""
@@ -117,54 +100,56 @@ class NetworkType(GeneratorType):
 
     @abstractmethod
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
-        """Of the whole training. A backward pass costs two forward ones."""
+        """Operations of the whole training. A backward pass costs two forward ones."""
 
     def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
-        """Of one sample."""
+        """Operations of one sample."""
         return float(costs(config).forward)
 
 
-class Gan(NetworkType):
+class GanType(NetworkType):
     """Generator and discriminator, trained by `gan_step`."""
 
     state = GanState
     truncation = True
 
     def count_generator(self, generator: Any, images: Tensor) -> int:
+        """Operations from latents to images of the full size."""
         latents = torch.empty(len(images), generator.latents(0, 0, 1).shape[1])
         full_size = {"level": 0.0} if hasattr(generator, "level") else {}  # as a buffer has no value here
         return count_operations(generator, latents, **full_size)
 
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
-        # G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third
+        """G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third."""
         cost = costs(config)
         return float(training.kimg * 1000 * (4 * cost.forward + 9 * cost.scores) * 4 / 3)
 
     def supports_membership_inference(self, folder: Path) -> bool:
+        """Whether the discriminator was kept."""
         return (folder / DISCRIMINATOR).is_file()
 
-    def membership_scorer(
-        self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
-    ) -> tuple[Scorer, str]:
+    def membership_scorer(self, folder: Path, config: dict[str, Any], device: torch.device) -> tuple[Scorer, str]:
+        """The discriminator's score, each slice a minibatch of its own."""
         path = folder / DISCRIMINATOR
         if not path.is_file():
             raise UnderstudyError("there is no discriminator, by which a GAN scores slices", path, "train it again")
-        discriminator = load_weights(lambda: self._network(config).discriminator, path, "discriminator").to(device)
+        discriminator = self._load(path, config, "discriminator").to(device)
 
         @torch.no_grad()
-        def score(images: Tensor) -> Tensor:  # each slice a minibatch of its own
+        def score(images: Tensor) -> Tensor:
             scores: Tensor = discriminator(images, dtype=torch.float32, batches=len(images)).flatten()
             return scores
 
         return score, "discriminator score"
 
 
-class GrowingGan(Gan):
+class GrowingGanType(GanType):
     """A GAN whose resolution grows."""
 
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
+        """Each resolution for its time; while one fades in, the networks already work at its size."""
         work, left, resolution = 0.0, training.kimg * 1000, max(4, training.start_resolution)
-        while True:  # each resolution for its time; while one fades in, the networks already work at its size
+        while True:
             built = max(resolution, 16)  # below 16 a network costs about a quarter with every halving
             cost, shrink = costs(config.model_copy(update={"resolution": built})), (built // resolution) ** 2
             last = resolution >= config.resolution
@@ -177,67 +162,70 @@ class GrowingGan(Gan):
             resolution *= 2
 
 
-class ProGan(GrowingGan):
+class ProGanType(GrowingGanType):
     """Progressive GAN (Karras et al. 2018)."""
 
-    config, training, network = progan.ProGanConfig, ProGanTraining, progan.ProGan
+    config, training, network = progan.ProGanConfig, settings.ProGanTraining, progan.ProGan
     aliases, half_saturation = ("pggan", "pgan"), 1.8e10
     truncation = False
 
 
-class StyleGan1(GrowingGan):
+class StyleGan1Type(GrowingGanType):
     """StyleGAN (Karras et al. 2019)."""
 
-    config, training, network = stylegan1.StyleGan1Config, StyleGan1Training, stylegan1.StyleGan1
+    config, training, network = stylegan1.StyleGan1Config, settings.StyleGan1Training, stylegan1.StyleGan1
     aliases = ("sg1",)
 
 
-class StyleGan2(Gan):
+class StyleGan2Type(GanType):
     """StyleGAN 2 (Karras et al. 2020)."""
 
-    config, training, network = stylegan2.StyleGan2Config, StyleGan2Training, stylegan2.StyleGan2
+    config, training, network = stylegan2.StyleGan2Config, settings.StyleGan2Training, stylegan2.StyleGan2
     aliases, half_saturation = ("sg2",), 5.7e9
 
 
-class StyleGan3(Gan):
+class StyleGan3Type(GanType):
     """StyleGAN 3 (Karras et al. 2021)."""
 
-    config, training, network = stylegan3.StyleGan3Config, StyleGan3Training, stylegan3.StyleGan3
+    config, training, network = stylegan3.StyleGan3Config, settings.StyleGan3Training, stylegan3.StyleGan3
     aliases = ("sg3",)
 
 
-class Diffusion(NetworkType):
+class DiffusionType(NetworkType):
     """Guided diffusion's U-Net (Dhariwal & Nichol 2021), trained by `denoising_step`."""
 
-    config, training, network = unet.DiffusionConfig, DiffusionTraining, unet.Diffusion
+    config, training, network = unet.DiffusionConfig, settings.DiffusionTraining, unet.Diffusion
     state = DiffusionState
     takes_sampler = True
     aliases, half_saturation = ("ddpm", "ddim"), 1.6e10
 
     def count_generator(self, generator: Any, images: Tensor) -> int:
+        """Operations of one denoising step."""
         return count_operations(generator, images, torch.empty(len(images), dtype=torch.int64))
 
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
+        """Forward and backward, once an image."""
         return float(3.0 * training.kimg * 1000 * costs(config).forward)
 
     def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
+        """Operations of all steps of the sampler."""
         steps = (sampler or default_sampler(config.steps)).steps or config.steps
         return float(steps * costs(config).forward)
 
     def supports_membership_inference(self, folder: Path) -> bool:
+        """Always: the generator itself scores."""
         return True
 
-    def membership_scorer(
-        self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
-    ) -> tuple[Scorer, str]:
+    def membership_scorer(self, folder: Path, config: dict[str, Any], device: torch.device) -> tuple[Scorer, str]:
+        """Minus the mean error over noise levels, with the same noise for all slices."""
         generator, model = self.load(folder, config).to(device), self.config(**config["model"])
         process = model.process()
         steps = np.linspace(0, len(process) - 1, NOISE_LEVELS + 2)[1:-1].astype(int)
         shape = (NOISE_LEVELS, model.channels, model.resolution, model.resolution)
-        noises = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+        noises = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
         @torch.no_grad()
-        def score(images: Tensor) -> Tensor:  # minus the mean error over noise levels, with the same noise for all
+        def score(images: Tensor) -> Tensor:
             total = torch.zeros(len(images), device=device)
             for step, noise in zip(steps, noises, strict=True):
                 t = torch.full((len(images),), int(step), device=device)

@@ -3,7 +3,6 @@ GAN also `discriminator.safetensors`, for audits and never for release (it knows
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,39 +20,14 @@ def save_model(
     folder: Path, generator: nn.Module, config: dict[str, Any], discriminator: nn.Module | None = None
 ) -> None:
     """Writes the weights, then `config.json`: the folder is finished when the latter is there."""
-    save_weights(folder / WEIGHTS, generator)
-    if discriminator is not None:
-        save_weights(folder / DISCRIMINATOR, discriminator)
-    write_json(folder / CONFIG, config)
-
-
-def save_weights(path: Path, network: nn.Module) -> None:
-    """Writes the parameters and buffers of a network, as safetensors."""
     import safetensors.torch  # and torch, which readers of names need not wait for
 
-    with atomic_path(path) as temporary:
-        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        safetensors.torch.save_file(weights, temporary)
-
-
-def load_weights(build: Callable[[], nn.Module], path: Path, what: str) -> Any:
-    """What `build` gives, with the weights of a file, for evaluation only.
-
-    Raises:
-        UnderstudyError: the file is damaged, or of another network; `what` names it.
-    """
-    import safetensors.torch
-
-    try:
-        network = build()
-        network.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UnderstudyError(
-            f"the {what} cannot be loaded ({str(error).splitlines()[0]})",
-            where=path.parent,
-            fix="train it again, or restore the folder from a copy",
-        ) from error
-    return network.requires_grad_(False).eval()
+    for name, network in ((WEIGHTS, generator), (DISCRIMINATOR, discriminator)):
+        if network is not None:
+            with atomic_path(folder / name) as temporary:
+                weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+                safetensors.torch.save_file(weights, temporary)
+    write_json(folder / CONFIG, config)
 
 
 def snapshot_folder(folder: str | Path, kimg: float) -> Path:
@@ -62,17 +36,12 @@ def snapshot_folder(folder: str | Path, kimg: float) -> Path:
 
 
 def is_finished(folder: Path, identity: str) -> bool:
-    """Whether `folder` holds the finished training of this identity.
-
-    Raises:
-        UnderstudyError: it holds another one.
-    """
+    """Whether `folder` holds the finished training of this identity; an UnderstudyError if it holds another one."""
     if not (folder / CONFIG).is_file():
         return False
     if read_json(folder / CONFIG).get("identity") != identity:
-        raise UnderstudyError(
-            "the folder holds another training (other settings or data)", folder, "use another folder, or delete it"
-        )
+        what = "the folder holds another training (other settings or data)"
+        raise UnderstudyError(what, folder, "use another folder, or delete it")
     return True
 
 

@@ -1,31 +1,38 @@
-"""What a generator is to the rest of the program, whether built in (`builtin`) or of a plug-in (`plugins`)."""
+"""What a generator is to the rest of the program, whether built in (`builtin`) or of a plug-in (`plugins`).
+
+A recipe is what a generator and its training are set to for a purpose: `quick` (a CPU, minutes), `workstation` (one
+GPU, about a day), `paper` (Table 7 of Akbar et al.). `recipes/` has a YAML file for each, with the fields that differ
+from the defaults of the five built-in generators; others bring their own. A study lays its fields upon them.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import yaml
 
-Scorer = Callable[[Tensor], Tensor]
+from understudy.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    import torch
+
+RECIPES = ("quick", "workstation", "paper")
+Scorer = Callable[["torch.Tensor"], "torch.Tensor"]
 """Joint images [N, C, R, R] -> scores [N], higher for slices that the generator was trained on."""
 
 
 class GeneratorType(ABC):
-    """A kind of generator.
+    """A kind of generator."""
 
-    Attributes:
-        name: in study files and records.
-        truncation: whether it can be sampled with a `psi` other than 1.
-        takes_sampler: whether it is sampled with a `SamplerConfig`.
-    """
-
-    name: str
-    truncation = False
-    takes_sampler = False
+    name: str  # in study files and records
+    recipes: Mapping[str, Mapping[str, Any]] = {}  # its own: name -> the fields that it sets
+    truncation = False  # whether it can be sampled with a `psi` other than 1
+    takes_sampler = False  # whether it is sampled with a `SamplerConfig`
 
     @abstractmethod
     def load(self, folder: Path, config: dict[str, Any]) -> Any:
@@ -40,11 +47,26 @@ class GeneratorType(ABC):
         """Whether `membership_scorer` can score slices."""
 
     @abstractmethod
-    def membership_scorer(
-        self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
-    ) -> tuple[Scorer, str]:
+    def membership_scorer(self, folder: Path, config: dict[str, Any], device: torch.device) -> tuple[Scorer, str]:
         """The score by which training slices are told from others, and its name."""
 
-    @abstractmethod
     def recipe(self, name: str) -> dict[str, Any]:
-        """The fields that a recipe sets."""
+        """The fields that a recipe sets; an UnderstudyError names the recipes that this generator has."""
+        known = {of: shipped(of)[self.name] for of in RECIPES if self.name in shipped(of)} | dict(self.recipes)
+        if name not in known:
+            fix = f"use one of {', '.join(known)}" if known else "leave `recipe` out"
+            raise UnderstudyError(f"the generator {self.name} has no recipe {name!r}", fix=fix)
+        return copy.deepcopy(dict(known[name]))
+
+
+def recipe_file(name: str) -> str:
+    """The text of a recipe of the built-in generators; an UnderstudyError where there is none of this name."""
+    if name not in RECIPES:
+        raise UnderstudyError(f"there is no recipe {name!r}", fix=f"use one of {', '.join(RECIPES)}")
+    return (Path(__file__).with_name("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@functools.cache
+def shipped(name: str) -> dict[str, Any]:
+    """A recipe of the built-in generators: kind -> the fields that it sets."""
+    return dict(yaml.safe_load(recipe_file(name)))

@@ -28,20 +28,13 @@ def annotation_channels(classes: Sequence[LabelClass], annotation: Annotation = 
 
 
 def encode(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    classes: Sequence[LabelClass],
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[LabelClass],
     annotation: Annotation = "coded",
-) -> Tensor:
-    """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] (class indices) -> float32 [n, C + A, H, W] in [-1, 1].
-
-    Raises:
-        UnderstudyError: a label that is no index of `classes`.
-    """
+) -> Tensor:  # fmt: skip
+    """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] (class indices) -> float32 [n, C + A, H, W] in [-1, 1]."""
     if labels.size and int(labels.max()) >= len(classes):
-        raise UnderstudyError(
-            f"label {int(labels.max())} but only {len(classes)} classes", fix="prepare the slices again"
-        )
+        what = f"label {int(labels.max())} but only {len(classes)} classes"
+        raise UnderstudyError(what, fix="prepare the slices again")
     if annotation == "coded":
         codes = np.array([c.code for c in classes], np.float32)
         channels = codes[labels][:, None]
@@ -57,10 +50,9 @@ def decode(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
     """Float [n, C + A, H, W] -> images uint8 [n, C, H, W], labels uint8 [n, H, W], code_distance float32 [n].
 
-    Images are clamped to [-1, 1] and rounded to the nearest grey value. Each pixel of the annotation goes to the class
-    with the nearest code (a tie goes to the class listed first); `one_hot` to the strongest channel above one half.
-    code_distance is the mean over pixels of the distance between the annotation and the code it was given, in grey
-    values (0..255): 0 for a perfect annotation, largest when the generator could not decide.
+    Each pixel of the annotation goes to the class with the nearest code (a tie to the class listed first), or in
+    `one_hot` to the strongest channel above one half. code_distance is the mean over pixels of the distance between the
+    annotation and the code it was given, in grey values: 0 for a perfect annotation, largest for an undecided one.
     """
     values = (joint.detach().float().cpu().numpy() + 1) * _HALF
     count = annotation_channels(classes, annotation)

@@ -23,50 +23,35 @@ def supports_membership_inference(folder: str | Path) -> bool:
     return type_of(read_json(Path(folder) / CONFIG)).supports_membership_inference(Path(folder))
 
 
-def membership_scores(
-    folder: str | Path, slices: SliceSet, rows: NDArray[np.int64], device: str = "cpu", seed: int = 0
-) -> tuple[NDArray[np.float64], str]:
-    """Scores float64 [n] of the rows, and the name of the score.
-
-    Diffusion: minus the error of the prediction, averaged over noise levels, with the same noise for every slice. A
-    GAN: the discriminator's score, each slice for itself. A plug-in: whatever it gives.
-
-    Args:
-        folder: of a trained generator.
-        slices: real slices of the channels and classes that it was trained on.
-        seed: of the noise.
-
-    Raises:
-        UnderstudyError: the generator cannot score, is damaged, or was trained on other slices.
-    """
-    folder, where = Path(folder), resolve_device(device)
-    config = read_json(folder / CONFIG)
-    size = config["model"]["resolution"]
-    if set(config["channels"]) != set(slices.channels) or size != slices.resolution:
-        raise UnderstudyError(
-            f"the generator makes {', '.join(config['channels'])} at {size} pixels, the slices have"
-            f" {', '.join(slices.channels)} at {slices.resolution}",
-            where=folder,
-            fix="give the slices that it was trained on",
-        )
-    scorer, name = type_of(config).membership_scorer(folder, config, where, seed)
-    order = [slices.channels.index(channel) for channel in config["channels"]]
-    scores = [
-        scorer(encode(images[:, order], labels, slices.classes, config["annotation"]).to(where))
-        for _, images, labels in slices.blocks(rows, 64)
-    ]
-    return torch.cat(scores).double().cpu().numpy(), name
-
-
 @dataclass(frozen=True)
 class MembershipScores:
-    """`membership_scores` of a folder as the audit calls it, `scores(slices, rows)`, and the hashes of the weights."""
+    """Scores of real slices by the trained generator in a folder, as the audit asks for them."""
 
     folder: Path
     device: str = "cpu"
 
     def __call__(self, slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
-        return membership_scores(self.folder, slices, rows, self.device)
+        """Scores float64 [n] of the rows, and the name of the score.
+
+        Diffusion: minus the error of the prediction, averaged over noise levels, with the same noise for every slice. A
+        GAN: the discriminator's score, each slice for itself. A plug-in: whatever it gives.
+
+        Raises:
+            UnderstudyError: the generator cannot score, is damaged, or was trained on slices of other channels or size.
+        """
+        config, device = read_json(self.folder / CONFIG), resolve_device(self.device)
+        channels, size = config["channels"], config["model"]["resolution"]
+        if set(channels) != set(slices.channels) or size != slices.resolution:
+            what = f"the generator makes {', '.join(channels)} at {size} pixels, the slices have"
+            what += f" {', '.join(slices.channels)} at {slices.resolution}"
+            raise UnderstudyError(what, where=self.folder, fix="give the slices that it was trained on")
+        scorer, name = type_of(config).membership_scorer(self.folder, config, device)
+        order = [slices.channels.index(channel) for channel in channels]
+        scores = [
+            scorer(encode(images[:, order], labels, slices.classes, config["annotation"]).to(device))
+            for _, images, labels in slices.blocks(rows, 64)
+        ]
+        return torch.cat(scores).double().cpu().numpy(), name
 
     @property
     def weights(self) -> dict[str, str]:

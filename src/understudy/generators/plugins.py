@@ -1,26 +1,7 @@
-"""Generators that other packages bring as entry points. A package declares, in its `pyproject.toml`,
+"""Generators that other packages bring as entry points of the group `understudy.generators`.
 
-    [project.entry-points."understudy.generators"]
-    mine = "my_package:Mine"
-
-and `Mine` is a class with
-
-    train(slices, config, folder, seed, device)     static or class method: writes what it learned to `folder`
-    __init__(folder, device)                        reads it again
-    sample(count, seed) -> [count, C + A, H, W]     joint images in [-1, 1], NumPy or torch
-
-and, where it wants them,
-
-    Config               a pydantic model of its settings; none: it takes no settings
-    version              changes whenever the same settings would give other slices; none: the package's version
-    recipes              {"quick": {...}, ...}: settings by the name of a recipe
-    train(..., snapshots={kimg: folder})            writes also what it had learned after so many thousand images
-    membership_scores(joint [N, C + A, H, W]) -> [N]     higher for slices that it was trained on
-    cost(config, shape, slices) -> {"training": FLOPs, "sample": FLOPs, "weights": numbers}     shape: (C + A, H, W)
-
-`slices` is a `TrainingSlices`: joint images of the training patients and of nobody else. `docs/your-own-generator.md`
-has an example of 30 lines. The folder of a trained plug-in is like that of any generator: `config.json`, and in place
-of the weights a folder `plugin` with whatever the plug-in wrote.
+`docs/your-own-generator.md` says what the class of a plug-in must and may have, with an example of 30 lines. The folder
+of a trained plug-in is like that of any generator, with a folder `plugin` of its own files in place of the weights.
 """
 
 from __future__ import annotations
@@ -99,18 +80,15 @@ class TrainingSlices:
 
 
 class PluginType(GeneratorType):
-    """A plug-in that was imported.
-
-    Attributes:
-        name: of its entry point. implementation: its class.
-        identity: name, distribution and version. The id of a job depends on it: not a changed comment, but a new
-            version.
-    """
+    """A plug-in that was imported: the class `implementation`, under the name of its entry point."""
 
     def __init__(self, name: str, implementation: Any, distribution: str, version: str) -> None:
         self.name, self.implementation, self.version = name, implementation, version
+        # the id of a job depends on it: not a changed comment, but a new version
         self.identity = {"name": name, "distribution": distribution, "version": version}
         self.settings: type[BaseModel] = getattr(implementation, "Config", NoSettings)
+        self.recipes = getattr(implementation, "recipes", {})
+        self.tells_cost = callable(getattr(implementation, "cost", None))
 
     def configured(self, fields: Mapping[str, Any]) -> BaseModel:
         """Its validated settings; of a ValidationError `settings_problem` makes words."""
@@ -125,31 +103,14 @@ class PluginType(GeneratorType):
             what = f"is no setting of the plug-in {self.name} (its settings: {known})"
         return tuple(map(str, first["loc"])), what + (f"; and {len(others)} more" if others else "")
 
-    def recipe(self, name: str) -> dict[str, Any]:
-        recipes = getattr(self.implementation, "recipes", {})
-        if name not in recipes:
-            raise UnderstudyError(
-                f"the plug-in {self.name} has no recipe {name!r}",
-                fix=f"use one of {', '.join(recipes)}" if recipes else "leave `recipe` out",
-            )
-        return dict(recipes[name])
-
     @property
     def takes_snapshots(self) -> bool:
         """Whether its training can keep states on its way."""
         return "snapshots" in inspect.signature(self.implementation.train).parameters
 
-    @property
-    def tells_cost(self) -> bool:
-        """Whether it says what it costs."""
-        return callable(getattr(self.implementation, "cost", None))
-
     def cost(self, fields: Mapping[str, Any], shape: tuple[int, int, int], slices: int) -> dict[str, float] | None:
-        """Operations of its "training" and of a "sample", and its "weights", as it says itself; None if it does not.
-
-        Args:
-            shape: (C + A, H, W). slices: to train on.
-        """
+        """Operations of its "training" on so many slices (C + A, H, W) and of a "sample", and its "weights", as it says
+        itself; None if it does not."""
         if not self.tells_cost:
             return None
         with plugin_errors(self, "tell its cost"):
@@ -203,43 +164,37 @@ class PluginType(GeneratorType):
         return folder
 
     def load(self, folder: Path, config: dict[str, Any]) -> PluginGenerator:
+        """The trained plug-in, if version and files are those of its training."""
         if self.identity != config["plugin"]:
-            raise UnderstudyError(
-                f"trained by version {config['plugin']['version']} of the plug-in {self.name}, but {self.version} is"
-                " installed",
-                where=folder,
-                fix="install that version, or train it again",
-            )
+            trained = f"trained by version {config['plugin']['version']} of the plug-in {self.name}"
+            what = f"{trained}, but {self.version} is installed"
+            raise UnderstudyError(what, where=folder, fix="install that version, or train it again")
         if self._content(folder / FOLDER) != config["content"]:
-            raise UnderstudyError(
-                f"the files of the plug-in {self.name} are not those that its training wrote",
-                where=folder / FOLDER,
-                fix="train it again, or restore the folder from a copy",
-            )
+            what = f"the files of the plug-in {self.name} are not those that its training wrote"
+            raise UnderstudyError(what, folder / FOLDER, "train it again, or restore the folder from a copy")
         return PluginGenerator(self, folder / FOLDER, config["model"])
 
     def weights(self, folder: Path, config: dict[str, Any]) -> dict[str, str]:
+        """One hash of all its files."""
         return {FOLDER: config["content"]}
 
     def _content(self, folder: Path) -> str:
-        """SHA-256 (hex) of the names and contents of a plug-in's files."""
+        # SHA-256 (hex) of the names and contents of its files
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if not files:
-            raise UnderstudyError(
-                f"the plug-in {self.name} has written nothing", where=folder, fix="its `train` must write to `folder`"
-            )
+            what = f"the plug-in {self.name} has written nothing"
+            raise UnderstudyError(what, where=folder, fix="its `train` must write to `folder`")
         return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
 
     def supports_membership_inference(self, folder: Path) -> bool:
+        """Whether its class has the optional method."""
         return callable(getattr(self.implementation, "membership_scores", None))
 
-    def membership_scorer(
-        self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
-    ) -> tuple[Scorer, str]:
+    def membership_scorer(self, folder: Path, config: dict[str, Any], device: torch.device) -> tuple[Scorer, str]:
+        """What its `membership_scores` says."""
         if not self.supports_membership_inference(folder):
-            raise UnderstudyError(
-                f"the plug-in {self.name} cannot score slices", folder, "give its class a method `membership_scores`"
-            )
+            what = f"the plug-in {self.name} cannot score slices"
+            raise UnderstudyError(what, folder, "give its class a method `membership_scores`")
         generator = self.load(folder, config).to(device)
 
         def score(images: Tensor) -> Tensor:
@@ -287,18 +242,15 @@ class PluginGenerator:
         with plugin_errors(self._plugin, "sample"):
             joint = torch.as_tensor(instance.sample(count=BLOCK, seed=own_seed)).detach().float().cpu()
         if tuple(joint.shape) != self._shape:
-            problem = f"gave an array of shape {tuple(joint.shape)}, not {self._shape}"
+            problem = f"an array of shape {tuple(joint.shape)}, not {self._shape}"
         elif not bool(joint.isfinite().all()):
-            problem = "gave values that are NaN or infinite"
+            problem = "values that are NaN or infinite"
         elif float(joint.abs().max()) > FARTHEST or float(joint.min()) >= 0:
-            problem = f"gave values from {float(joint.min()):.3g} to {float(joint.max()):.3g}, not from -1 to 1"
+            problem = f"values from {float(joint.min()):.3g} to {float(joint.max()):.3g}, not from -1 to 1"
         else:
             return joint
-        raise UnderstudyError(
-            f"the plug-in {self._plugin.name} {problem}",
-            where=f"its `sample`, from {self._folder}",
-            fix="it must give joint images [count, channels and annotation, rows, columns] in [-1, 1]",
-        )
+        fix = "it must give joint images [count, channels and annotation, rows, columns] in [-1, 1]"
+        raise UnderstudyError(f"the plug-in {self._plugin.name} gave {problem}", f"`sample` of {self._folder}", fix)
 
 
 def imported_plugin(point: EntryPoint) -> PluginType:
@@ -306,27 +258,21 @@ def imported_plugin(point: EntryPoint) -> PluginType:
     try:
         implementation = point.load()
     except Exception as error:  # whatever the import of foreign code may raise
-        raise UnderstudyError(
-            f"the plug-in {point.name} cannot be imported ({type(error).__name__}: {error})",
-            where=f"{point.value}, entry point of the group {point.group}",
-            fix="repair it, or install its package again",
-        ) from error
+        what = f"the plug-in {point.name} cannot be imported ({type(error).__name__}: {error})"
+        where = f"{point.value}, entry point of the group {point.group}"
+        raise UnderstudyError(what, where, "repair it, or install its package again") from error
     missing = [word for word in ("train", "sample") if not callable(getattr(implementation, word, None))]
     settings = getattr(implementation, "Config", NoSettings)
     if not isinstance(settings, type) or not issubclass(settings, BaseModel):
         missing.append("Config (a pydantic model)")
     if not isinstance(implementation, type) or missing:
         lacks = f"has no {' and no '.join(missing)}" if missing else "is no class"
-        raise UnderstudyError(
-            f"the plug-in {point.name} {lacks}", point.value, "see docs/your-own-generator.md for what it must have"
-        )
+        fix = "see docs/your-own-generator.md for what it must have"
+        raise UnderstudyError(f"the plug-in {point.name} {lacks}", point.value, fix)
     version = getattr(implementation, "version", None) or (point.dist.version if point.dist else None)
     if version is None:
-        raise UnderstudyError(
-            f"the plug-in {point.name} has no version, so a change of it would go unnoticed",
-            where=point.value,
-            fix='give its class one: version = "1"',
-        )
+        what = f"the plug-in {point.name} has no version, so a change of it would go unnoticed"
+        raise UnderstudyError(what, where=point.value, fix='give its class one: version = "1"')
     return PluginType(point.name, implementation, point.dist.name if point.dist else "", str(version))
 
 

@@ -12,21 +12,23 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import CONFIG
+from understudy.generators.interface import GeneratorType, recipe_file, shipped
 from understudy.io.files import read_json
 
 if TYPE_CHECKING:
     from understudy.generators.builtin import NetworkType
-    from understudy.generators.interface import GeneratorType
     from understudy.generators.plugins import PluginType
 
 KINDS = {  # name -> module and class, a `NetworkType`
-    "progan": "understudy.generators.builtin:ProGan",
-    "stylegan1": "understudy.generators.builtin:StyleGan1",
-    "stylegan2": "understudy.generators.builtin:StyleGan2",
-    "stylegan3": "understudy.generators.builtin:StyleGan3",
-    "diffusion": "understudy.generators.builtin:Diffusion",
+    "progan": "understudy.generators.builtin:ProGanType",
+    "stylegan1": "understudy.generators.builtin:StyleGan1Type",
+    "stylegan2": "understudy.generators.builtin:StyleGan2Type",
+    "stylegan3": "understudy.generators.builtin:StyleGan3Type",
+    "diffusion": "understudy.generators.builtin:DiffusionType",
 }
 DEFAULT_KIND = "stylegan2"
 PLUGINS = "understudy.generators"  # group of entry points
@@ -55,9 +57,8 @@ def plugin_type(name: str) -> PluginType:
             fix=f"{hint}install the package that has it into the environment of understudy",
         )
     if name in KINDS:
-        raise UnderstudyError(
-            f"the plug-in has the name of a built-in generator, {name!r}", where=points[name].value, fix="rename it"
-        )
+        what = f"the plug-in has the name of a built-in generator, {name!r}"
+        raise UnderstudyError(what, where=points[name].value, fix="rename it")
     return imported_plugin(points[name])
 
 
@@ -96,3 +97,21 @@ def load_generator(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """
     config = read_json(Path(folder) / CONFIG, dict)
     return type_of(config).load(Path(folder), config), config
+
+
+def recipe_text(name: str, generator: str | None = None) -> str:
+    """What a recipe sets, as YAML: for all generators that are built in, or for one of them or a plug-in.
+
+    Raises:
+        UnderstudyError: there is no such recipe or generator.
+    """
+    if generator is not None:
+        kind = network_type(generator) if generator in KINDS else plugin_type(generator)
+        return yaml.safe_dump({generator: kind.recipe(name)}, sort_keys=False)
+    text = recipe_file(name)
+    for own in (network_type(kind) for kind in KINDS if kind not in shipped(name)):
+        if name in own.recipes:
+            text += "\n" + yaml.safe_dump({own.name: own.recipe(name)}, sort_keys=False)
+    if installed_plugins():  # which are not imported before they are named
+        text += f"\n# {list_plugins()}; of one of them: understudy recipe {name} NAME\n"
+    return text

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,8 +57,9 @@ def sample_set(
     """
     if count < 1:
         raise UnderstudyError(f"{count} samples wanted", fix="ask for at least one")
-    out, generators = Path(out), load_ensemble(model_dir, sampler, device)
-    config, contents = generators[0].config, [generator.content for generator in generators]
+    out, folders = Path(out), [model_dir] if isinstance(model_dir, str | Path) else model_dir
+    members = _load_ensemble([Path(folder) for folder in folders], sampler is not None, device)
+    config, contents = members[0].config, [member.content for member in members]
     identity: dict[str, Any] = {"weights": contents if len(contents) > 1 else contents[0]}
     identity |= {"count": count, "seed": seed, "psi": psi}
     identity |= {"sampler": sampler.model_dump(mode="json")} if sampler else {}
@@ -69,9 +69,11 @@ def sample_set(
             raise UnderstudyError("the folder holds other samples", out, "use another folder, or delete this one")
         return found
     classes, resolution = classes_of(config), config["model"]["resolution"]
+    options = {"sampler": sampler} if sampler else {}
     writer = SliceWriter(out, config["channels"], classes, resolution, config["spacing"], config["axes"], identity)
     with StopRequest() as stop, track(count, "sampling", "slices", writer.done, progress) as meter:
-        for joint, rows in sample_blocks(generators, writer.done, count, seed, psi, batch):
+        for first in range(writer.done, count, batch):
+            joint, rows = _sample_block(members, range(first, min(first + batch, count)), seed, psi, options)
             images, labels, distances = decode(joint, classes, config["annotation"])
             for row, distance in zip(rows, distances, strict=True):
                 row["code_distance"] = float(distance)
@@ -82,64 +84,47 @@ def sample_set(
     return writer.close(source="synthetic", **identity)
 
 
-@dataclass(frozen=True)
-class LoadedGenerator:
-    """A trained generator; `content`: SHA-256 (hex) of its weights, `options`: of its `sample`."""
-
-    folder: Path
+class _Member(NamedTuple):
     network: Any
     config: dict[str, Any]
-    content: str
-    options: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """E.g. "stylegan2-1a2b3c4d"."""
-        return f"{self.config['kind']}-{self.content[:8]}"
+    content: str  # SHA-256 (hex) of its weights
+    name: str  # e.g. "stylegan2-1a2b3c4d"
 
 
-def load_ensemble(
-    model_dir: str | Path | Sequence[str | Path], sampler: SamplerConfig | None, device: str
-) -> list[LoadedGenerator]:
-    """The generators of some folders, after a check that all make the same kind of slices."""
-    folders = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)
-    generators, options = list[LoadedGenerator](), {"sampler": sampler} if sampler else {}
-    for folder in map(Path, folders):
+def _load_ensemble(folders: Sequence[Path], sampler: bool, device: str) -> list[_Member]:
+    if not folders:
+        raise UnderstudyError("no generator to sample from", fix="give the folder of at least one")
+    members: list[_Member] = []
+    for folder in folders:
         config = read_json(folder / CONFIG, dict)
         kind = type_of(config)
-        if sampler is not None and not kind.takes_sampler:
+        if sampler and not kind.takes_sampler:
             raise UnderstudyError(f"a {kind.name} is sampled in one pass", folder, "leave the sampler out")
         network, content = kind.load(folder, config), next(iter(kind.weights(folder, config).values()))
-        generators.append(LoadedGenerator(folder, network.to(resolve_device(device)), config, content, options))
-        made = [{"resolution": g.config["model"]["resolution"], **g.config} for g in (generators[0], generators[-1])]
+        members.append(_Member(network.to(resolve_device(device)), config, content, f"{config['kind']}-{content[:8]}"))
+        made = [{"resolution": c["model"]["resolution"], **c} for c in (members[0].config, config)]
         for key in ("channels", "classes", "annotation", "spacing", "axes", "resolution"):
             if made[0][key] != made[1][key]:
-                raise UnderstudyError(
-                    f"the generators do not fit together: they differ in {key}",
-                    where=f"{generators[0].folder}, {folder}",
-                    fix="sample them into sets of their own",
-                )
-    if not generators:
-        raise UnderstudyError("no generator to sample from", fix="give the folder of at least one")
-    if len({generator.content for generator in generators}) < len(generators):
-        raise UnderstudyError("duplicate generators in the ensemble", generators[0].folder, "name each once")
-    return generators
+                what, where = f"the generators do not fit together: they differ in {key}", f"{folders[0]}, {folder}"
+                raise UnderstudyError(what, where=where, fix="sample them into sets of their own")
+    if len({member.content for member in members}) < len(members):
+        raise UnderstudyError("duplicate generators in the ensemble", folders[0], "name each once")
+    return members
 
 
-def sample_blocks(
-    generators: Sequence[LoadedGenerator], start: int, count: int, seed: int, psi: float, batch: int = 256
-) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
-    """Samples start ... count - 1 in blocks: joint images float32 [n, C + A, R, R] and their rows of the index."""
-    for first in range(start, count, batch):
-        block: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # number -> image and row
-        for k, generator in enumerate(generators):
-            numbers = [n for n in range(first, min(first + batch, count)) if n % len(generators) == k]
-            if not numbers:
-                continue
-            own = numbers[0] // len(generators)  # the generator's own number of its first sample
-            images = generator.network.sample(len(numbers), seed, own, psi, **generator.options)
-            for sample, (number, image) in enumerate(zip(numbers, images, strict=True), own):
-                row = {"id": f"{generator.name}-s{seed}-{sample:07d}", "generator": generator.name}
-                block[number] = image, row | {"seed": seed, "sample": sample}
-        pairs = [block[number] for number in sorted(block)]
-        yield torch.stack([image for image, _ in pairs]), [row for _, row in pairs]
+def _sample_block(
+    members: Sequence[_Member], numbers: range, seed: int, psi: float, options: dict[str, Any]
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    # joint images float32 [n, C + A, R, R] of these samples of an ensemble, and their rows of the index
+    block: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # number -> image and row
+    for k, member in enumerate(members):
+        mine = [number for number in numbers if number % len(members) == k]
+        if not mine:
+            continue
+        own = mine[0] // len(members)  # the generator's own number of its first sample
+        images = member.network.sample(len(mine), seed, own, psi, **options)
+        for sample, (number, image) in enumerate(zip(mine, images, strict=True), own):
+            row = {"id": f"{member.name}-s{seed}-{sample:07d}", "generator": member.name}
+            block[number] = image, row | {"seed": seed, "sample": sample}
+    pairs = [block[number] for number in numbers]
+    return torch.stack([image for image, _ in pairs]), [row for _, row in pairs]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from understudy import cli
 from understudy.errors import UnderstudyError
-from understudy.generators.folder import DISCRIMINATOR, WEIGHTS
+from understudy.generators.folder import DISCRIMINATOR
 from understudy.generators.networks.unet import DiffusionConfig
 from understudy.generators.official import convert
 from understudy.generators.official.convert import import_checkpoint, parse_channels, parse_classes
@@ -86,7 +86,6 @@ def test_an_imported_gan_draws_the_golden_image(name: str, image: str, protocol:
     assert config["kind"] == made.kind
     assert config["kimg"] == 12000
     assert (made.folder / DISCRIMINATOR).is_file()
-    assert (made.folder / convert.RAW).is_file()
 
 
 DIFFUSION = {
@@ -136,12 +135,9 @@ def test_the_folder_says_where_it_comes_from_and_can_be_sampled(stylegan2: Path,
     assert len(slices) == 3
 
 
-def test_raw_generator_and_discriminator_have_our_names(stylegan2: Path, tmp_path: Path) -> None:
+def test_the_discriminator_has_our_names(stylegan2: Path, tmp_path: Path) -> None:
     _, given = files.golden(GOLDEN / "stylegan2_r32.npz")
     folder = import_checkpoint(stylegan2, tmp_path / "run", CHANNELS).folder
-    raw = safetensors.torch.load_file(folder / convert.RAW)
-    averaged = safetensors.torch.load_file(folder / WEIGHTS)
-    assert raw.keys() == averaged.keys()
     judge = safetensors.torch.load_file(folder / DISCRIMINATOR)
     np.testing.assert_array_equal(judge["out.bias"], given["D/b4.out.bias"])
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.generators.recipes import RECIPES, recipe
+from understudy.generators.interface import RECIPES
 from understudy.generators.registry import KINDS, network_type
 from understudy.study.config.networks import GeneratorSpec, named_kinds, snapshot_points
 from understudy.study.config.schema import Study, load_study
@@ -21,7 +21,7 @@ from understudy.study.engine.plan import Plan, make_plan
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_recipe_is_valid_and_taken_over(name: str, kind: str) -> None:
     spec = GeneratorSpec.model_validate({"recipe": name, "model": {"kind": kind}})
-    given = recipe(name, kind)
+    given = network_type(kind).recipe(name)
     assert type(spec.model) is network_type(kind).config
     assert type(spec.training) is network_type(kind).training
     for part in ("model", "training"):

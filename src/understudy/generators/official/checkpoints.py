@@ -32,6 +32,12 @@ _AGAIN = "download it again and compare its size or checksum with the source"
 _OFFICIAL = (
     "give a checkpoint of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch, stylegan3 or guided-diffusion"
 )
+_WRONG = [
+    (rb"\s*(<!doctype|<html|<\?xml)", "a web page: the download needs a login, or a confirmation of its size"),
+    (rb"\s*version https://git-lfs", "a pointer of Git LFS: the file itself is fetched by `git lfs pull`"),
+    (rb"\x1f\x8b|BZ|\xfd7zXZ\x00|.{257}ustar", "an archive: unpack it and give the checkpoint inside"),
+    (rb"\x89HDF", "an HDF5 file, not a checkpoint of the five models"),
+]
 _UNET = "give a model of guided-diffusion's U-Net without labels, trained with convolutions for resampling"
 
 
@@ -44,7 +50,6 @@ class Checkpoint:
     network: str  # official name of the generator's function or class
     arguments: dict[str, Any]  # of the networks, by their official names; of a U-Net what its weights tell
     ema: Arrays  # the exponential moving average of the generator
-    raw: Arrays = field(default_factory=dict)  # the generator that was trained
     discriminator: Arrays = field(default_factory=dict)
     taken: str = ""  # where `ema` was found in a file that holds more
     left: tuple[str, ...] = ()  # what of such a file was not used
@@ -83,15 +88,7 @@ def _check_kind(start: bytes, path: Path) -> None:
         return
     if not start:
         raise UnderstudyError("the file is empty", path, _AGAIN)
-    text, found = start.lstrip().lower(), ""
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        found = ", but a web page: the download needs a login, or a confirmation of its size"
-    elif text.startswith(b"version https://git-lfs"):
-        found = ", but a pointer of Git LFS: the file itself is fetched by `git lfs pull`"
-    elif start[:2] in (b"\x1f\x8b", b"BZ") or start[:6] == b"\xfd7zXZ\x00" or start[257:262] == b"ustar":
-        found = ", but an archive: unpack it and give the checkpoint inside"
-    elif start[:4] == b"\x89HDF":
-        found = ", but an HDF5 file, not a checkpoint of the five models"
+    found = next((f", but {what}" for pattern, what in _WRONG if re.match(pattern, start, re.I | re.S)), "")
     raise UnderstudyError(f"not a pickle or PyTorch file{found}", path, "give a .pkl or .pt of the official code")
 
 
@@ -240,7 +237,7 @@ def _named(mapping: Any) -> dict[str, Any]:
     return mapping  # type: ignore[no-any-return]
 
 
-def _tensorflow(generator: Network, discriminator: Network, ema: Network) -> Checkpoint:
+def _tensorflow(_: Network, discriminator: Network, ema: Network) -> Checkpoint:
     # TensorFlow 1: a tuple (G, D, Gs) of networks
     def variables(network: Network, prefix: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
         state = _named(network.state)
@@ -263,14 +260,13 @@ def _tensorflow(generator: Network, discriminator: Network, ema: Network) -> Che
         raise UnderstudyError(problem, fix=fix)
     judged, made = (_all_plain(network.state.get("static_kwargs", {})) for network in (discriminator, ema))
     arguments = _without_labels(judged | made, "label_size")
-    raw, judge = dict(variables(generator, "G/")), dict(variables(discriminator, "D/"))
-    return Checkpoint(kind, source, function, arguments, arrays, raw, judge)
+    return Checkpoint(kind, source, function, arguments, arrays, dict(variables(discriminator, "D/")))
 
 
 def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     # PyTorch: a dictionary of persistent modules
     absent = Module("", {})  # without weights
-    ema, raw, judge = (part if isinstance(part, Module) else absent for part in map(content.get, ("G_ema", "G", "D")))
+    ema, judge = (part if isinstance(part, Module) else absent for part in map(content.get, ("G_ema", "D")))
     arrays, arguments = _weights(ema, "G/"), _without_labels(_module_arguments(ema), "c_dim")
     if any(name.startswith("G/synthesis.b4.") for name in arrays):
         kind, source = "sg2", "stylegan2-ada-pytorch or stylegan3"
@@ -282,7 +278,7 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     deviation = dict(_walk(judge)).get("b4.mbstd.", absent).state  # the minibatch standard deviation's
     found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
     arguments |= _all_plain(found)
-    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, _weights(raw, "G/"), _weights(judge, "D/"))
+    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, _weights(judge, "D/"))
 
 
 def _walk(module: Module) -> Iterator[tuple[str, Module]]:
@@ -317,8 +313,8 @@ def _module_arguments(module: Module) -> dict[str, Any]:
     arguments |= {"mapping_layers" if k == "num_layers" else k: v for k, v in mapping.items()}
     arguments |= _named(arguments.pop("synthesis_kwargs", {}))
     parts = {prefix: part.state for prefix, part in _walk(module)}
-    if mapping := parts.get("mapping."):
-        arguments |= {"mapping_layers": mapping.get("num_layers"), "w_avg_beta": mapping.get("w_avg_beta")}
+    if found := parts.get("mapping."):
+        arguments |= {"mapping_layers": found.get("num_layers"), "w_avg_beta": found.get("w_avg_beta")}
     if "mapping.fc0." in parts:
         arguments["lr_multiplier"] = parts["mapping.fc0."].get("bias_gain")
     arguments.pop("fp16_channels_last", None)  # how the official code computes

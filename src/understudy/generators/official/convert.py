@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.generators.folder import is_finished, save_model, save_weights
+from understudy.generators.folder import is_finished, save_model
 from understudy.generators.joint import Annotation, annotation_channels
 from understudy.generators.official.checkpoints import Checkpoint, collect, read_checkpoint
 from understudy.generators.official.pickles import Refusal
@@ -20,7 +20,6 @@ from understudy.generators.official.weights import load_official_arrays
 from understudy.io.files import sha256_file, sha256_json
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
-RAW = "generator-raw.safetensors"
 BRATS_CLASSES = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))
 
 # Order of the channels in the models that the paper's authors share on AIDA data hub; the annotation is the last.
@@ -83,7 +82,6 @@ def import_checkpoint(
         arguments = _arguments(checkpoint, {k: v for k, v in (diffusion or {}).items() if v is not None})
         names = _checked_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation))
         model: Any = load_official_arrays(arguments, checkpoint.ema | checkpoint.discriminator)
-        raw: Any = load_official_arrays(arguments, checkpoint.raw) if checkpoint.raw else None
     source = {"file": path.name, "sha256": sha256_file(path), "format": checkpoint.source,
               "network": checkpoint.network}  # fmt: skip
     if checkpoint.taken:
@@ -95,8 +93,6 @@ def import_checkpoint(
     }  # fmt: skip
     identity = sha256_json(record)
     if not is_finished(folder, identity):
-        if raw is not None:
-            save_weights(folder / RAW, raw.generator)
         discriminator = model.discriminator if checkpoint.discriminator else None
         save_model(folder, model.generator, record | {"torch": torch.__version__, "identity": identity}, discriminator)
     notes = _notes(checkpoint, arguments, model, path)

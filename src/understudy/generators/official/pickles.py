@@ -253,8 +253,10 @@ _CALLED: dict[str, Callable[..., Any] | None] = {
     "torch._utils _rebuild_parameter": _parameter,
     "torch Size": lambda items=(): tuple(items),
 }
-_CREATED = dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict)
-_CREATED |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)
+_CREATED: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict),
+    **dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network),
+}
 NAMES = {text: Name(text) for text in ("numpy ndarray", *(f"torch {storage}" for storage in STORAGES))}
 NAMES |= {text: Name(text, "REDUCE", make) for text, make in _CALLED.items()}
 NAMES |= {text: Name(text, "NEWOBJ", make) for text, make in _CREATED.items()}
@@ -277,6 +279,13 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
     "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set,
 }  # fmt: skip
+
+
+def _paired(items: list[Any]) -> dict[Any, Any]:
+    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
+
+
+_GATHERED: dict[str, Callable[[list[Any]], Any]] = {"TUPLE": tuple, "LIST": list, "DICT": _paired}
 
 
 @dataclass
@@ -325,7 +334,7 @@ class Machine:
                 self._since_mark()
             case "TUPLE" | "LIST" | "DICT":
                 items = self._since_mark()
-                self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": _paired}[operation](items))
+                self.stack.append(_GATHERED[operation](items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 items = [stack.pop() for _ in range(int(operation[-1]))]
                 stack.append(tuple(reversed(items)))
@@ -383,7 +392,3 @@ class Machine:
         require(isinstance(target, DType | Array | Network), "the state of an object that has none")
         self.limits.spend(_cost(state if isinstance(state, tuple) else [state]))  # as decoding may copy it
         target.restore(state)
-
-
-def _paired(items: list[Any]) -> dict[Any, Any]:
-    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}

@@ -30,8 +30,8 @@ from pydantic import (
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
 from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.interface import RECIPES
 from understudy.generators.joint import Annotation
-from understudy.generators.recipes import RECIPES
 from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type, plugin_type
 from understudy.generators.training.config import TrainingConfig
 from understudy.segmenters import config as segmenters
@@ -95,7 +95,10 @@ class GeneratorSpec(Strict):
         kind = kind or getattr(training, "kind", DEFAULT_KIND)
         if kind not in list(KINDS) or not all(v is None or isinstance(v, Mapping) for v in (model, training)):
             return data  # the fields' own validation says what is wrong
-        below = NETWORKS[kind].recipe(data["recipe"]) if data.get("recipe") in list(RECIPES) else {}
+        try:
+            below = NETWORKS[kind].recipe(data["recipe"]) if data.get("recipe") in list(RECIPES) else {}
+        except UnderstudyError as error:  # a sixth generator may not have all of them
+            raise problem_at(("recipe",), f"{error.what}; {error.fix}") from error
         return merged({"model": {"kind": kind}, "training": {"kind": kind}}, merged(below, data))
 
     @field_validator("training", "model")
