@@ -28,35 +28,25 @@ if TYPE_CHECKING:
         evaluate,
         phantoms,
         read,
-    )
+    )  # fmt: skip
     from understudy.errors import UnderstudyError
     from understudy.slices import LabelClass, SliceSet
 
 __version__ = version("understudy-mri")
-
-_HOMES = {
-    "understudy.api": [
-        "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-        "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
-    ],
-    "understudy.errors": ["UnderstudyError"],
-    "understudy.slices": ["LabelClass", "SliceSet"],
-}  # fmt: skip
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-_ROOMS = ("metrics", "quality")  # whose functions are public: us.metrics.dice
 
 __all__ = [
     "Diffusion", "Evaluation", "Generator", "LabelClass", "ProgressiveGAN", "Segmenter", "SliceSet", "StyleGAN1",
     "StyleGAN2", "StyleGAN3", "Swin", "UNet", "UnderstudyError", "audit", "evaluate", "metrics", "phantoms", "quality",
     "read",
 ]  # fmt: skip
+_ELSEWHERE = {"UnderstudyError": "errors", "LabelClass": "slices", "SliceSet": "slices"}  # the others are in `api`
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in ("metrics", "quality"):  # whose functions are public: us.metrics.dice
         return importlib.import_module(f"understudy.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module(f"understudy.{_ELSEWHERE.get(name, 'api')}"), name)
     raise AttributeError(f"module 'understudy' has no attribute {name!r}")
 
 

@@ -1,4 +1,9 @@
-"""What a notebook needs: `import understudy as us`. The commands call the same functions underneath."""
+"""What a notebook needs: `import understudy as us`. The commands call the same functions underneath.
+
+The arguments that a first look needs have names. All others are fields of a configuration, passed by `**`: the
+reference of the study file lists them, with defaults and units (`generators.NAME.model` and `.training`, `segmenters`,
+`audit`, `folders`).
+"""
 
 from __future__ import annotations
 
@@ -22,14 +27,15 @@ from understudy.slices import SliceSet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from understudy.generators.diffusion.samplers import SamplerConfig
     from understudy.memorization.perform import AuditResult
 
 Recipe = Literal["quick", "workstation", "paper"]
+Transforms = Literal["none", "flips", "dihedral"]
 
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Settings that cannot be used are one `UnderstudyError` that names them."""
     try:
         yield
     except ValidationError as error:
@@ -37,6 +43,10 @@ def _settings() -> Iterator[None]:
 
         problems = "; ".join(problems_of(error))
         raise UnderstudyError(problems, fix="the reference of the study file lists all settings") from error
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _check_sets(**sets: SliceSet | None) -> None:
@@ -50,14 +60,12 @@ class Generator:
     """A generative model of joint images (channels + annotation). Use one of its five kinds.
 
     Args:
-        channels: names of the image channels, as `SliceSet.channels`.
-        resolution: height and width of the slices, pixels.
+        channels, resolution: as of the slices, `SliceSet.channels` and `.resolution` (pixels).
         recipe: settings of network and training: "quick" (a CPU, minutes), "workstation" (one GPU, about a day) or
             "paper" (Table 7 of Akbar et al.).
         device: "auto", "cpu", "cuda", ...
         kind: of a generator without a class of its own here, e.g. one that you have added.
-        model: fields of the network's configuration that differ from the recipe, e.g. `channel_base=1024`; the
-            reference of the study file lists them (`generators.NAME.model`), and those of the training.
+        model: fields of the network that differ from the recipe, e.g. `channel_base=1024`.
 
     Example:
         >>> gen = StyleGAN2(channels=["T1w", "FLAIR"], resolution=32)
@@ -68,48 +76,32 @@ class Generator:
     kind: str
 
     def __init__(
-        self,
-        channels: Sequence[str],
-        resolution: int,
-        recipe: Recipe = "quick",
-        device: str = "auto",
-        kind: str | None = None,
-        **model: Any,
-    ) -> None:
+        self, channels: Sequence[str], resolution: int, recipe: Recipe = "quick", device: str = "auto",
+        kind: str | None = None, **model: Any,
+    ) -> None:  # fmt: skip
         self.channels, self.resolution, self.recipe, self.device = tuple(channels), resolution, recipe, device
-        self._model = model
-        if kind is not None:
-            self.kind = kind
+        self.kind, self._model = kind or self.kind, model
         self.folder: Path | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None  # removed with the generator
 
     def __repr__(self) -> str:
         state = f"trained in {self.folder}" if self.folder else "not trained"
-        return (
-            f"{type(self).__name__}({' + '.join(self.channels)}, {self.resolution} x {self.resolution} pixels, {state})"
-        )
+        size = f"{self.resolution} x {self.resolution} pixels"
+        return f"{type(self).__name__}({' + '.join(self.channels)}, {size}, {state})"
 
     def fit(
-        self,
-        slices: SliceSet,
-        kimg: float | None = None,
-        seed: int = 0,
-        out: str | Path | None = None,
-        progress: bool = False,
-        **training: Any,
-    ) -> Generator:
-        """Trains on all slices of a set; give it training patients only.
+        self, slices: SliceSet, kimg: float | None = None, seed: int = 0, *, batch: int | None = None,
+        max_minutes: float | None = None, out: str | Path | None = None, progress: bool = False, **training: Any,
+    ) -> Generator:  # fmt: skip
+        """Trains on all slices of a set and returns itself; give it training patients only.
 
         Args:
-            slices: the training slices.
             kimg: thousand images shown; None: the recipe's.
             seed: of weights, data order and everything drawn.
+            batch: images a step; None: the recipe's.
+            max_minutes: ends early.
             out: folder of the model, which continues there if it was interrupted; None: a temporary one.
-            progress: show a bar.
-            training: fields of the training's configuration that differ from the recipe, e.g. `batch=16`.
-
-        Returns:
-            itself, trained.
+            training: further fields of the training that differ from the recipe, e.g. `g_lr=0.001`.
 
         Raises:
             UnderstudyError: other channels or resolution, settings that do not fit, a training that diverged.
@@ -127,7 +119,8 @@ class Generator:
             )
         kind = network_type(self.kind)
         given = kind.recipe(self.recipe)
-        chosen = {**given.get("training", {}), **training, "seed": seed, **({} if kimg is None else {"kimg": kimg})}
+        named = _given(kimg=kimg, batch=batch, max_minutes=max_minutes, seed=seed)
+        chosen = {**given.get("training", {}), **training, **named}
         annotated = {bool(label.any()) for _, _, labels in slices.blocks() for label in labels}
         if "balance_classes" not in training and len(annotated) < 2:
             chosen.pop("balance_classes", None)  # of the recipe; there is nothing to balance
@@ -139,9 +132,8 @@ class Generator:
         if out is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
             out = Path(self._temporary.name) / "model"
-        folder = Path(out)
-        train(slices, None, model, config, folder, device=self.device, progress=progress)
-        self.folder = folder
+        train(slices, None, model, config, Path(out), device=self.device, progress=progress)
+        self.folder = Path(out)
         return self
 
     @staticmethod
@@ -157,13 +149,12 @@ class Generator:
         opened.folder = Path(folder)
         return opened
 
-    def sample(self, n: int, seed: int = 0, **options: Any) -> SliceSet:
+    def sample(self, n: int, seed: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None) -> SliceSet:
         """Synthetic slices with their annotations, in memory; slice i of a seed is the same for any `n`.
 
         Args:
-            n: number of slices.
-            seed: of the latents.
-            options: `psi` (truncation, 1 for none), `sampler` (of diffusion models).
+            psi: truncation of a GAN's latents, 1 for none.
+            sampler: of a diffusion model; None: as it was trained.
 
         Raises:
             UnderstudyError: not trained.
@@ -175,8 +166,8 @@ class Generator:
         if not (isinstance(n, int | np.integer) and isinstance(seed, int | np.integer) and seed >= 0):
             raise UnderstudyError(f"{n} slices of seed {seed}", fix="give whole numbers, the seed 0 or more")
         with tempfile.TemporaryDirectory() as folder:
-            made = sample_set(self.folder, n, seed, Path(folder) / "set", device=self.device, progress=False, **options)
-            return in_memory(made)
+            out = Path(folder) / "set"
+            return _in_memory(sample_set(self.folder, n, seed, out, 256, psi, self.device, False, sampler))
 
 
 class ProgressiveGAN(Generator):
@@ -210,12 +201,15 @@ class Diffusion(Generator):
 
 
 class Segmenter:
-    """A segmentation network for 2D slices. Use `UNet` or `Swin`.
+    """A segmentation network for 2D slices. Use `UNet` or `Swin`. None: the paper's setting.
 
     Args:
-        samples: slices shown in training; None: the paper's number.
+        samples: slices shown in training.
+        batch: slices a step.
+        lr: the largest learning rate.
+        optimiser: "sgd" (Nesterov) or "adamw".
         device: "auto", "cpu", "cuda", ...
-        options: fields of the network's or the training's configuration, e.g. `width=16`, `batch=8`.
+        options: further fields of the network or its training, e.g. `width=16`.
 
     Example:
         >>> UNet(samples=4000, width=16)
@@ -224,8 +218,12 @@ class Segmenter:
 
     kind: ClassVar[str]
 
-    def __init__(self, samples: int | None = None, device: str = "auto", **options: Any) -> None:
-        self.device, self._options = device, ({} if samples is None else {"samples": samples}) | options
+    def __init__(
+        self, samples: int | None = None, batch: int | None = None, lr: float | None = None,
+        optimiser: Literal["sgd", "adamw"] | None = None, device: str = "auto", **options: Any,
+    ) -> None:  # fmt: skip
+        self.device = device
+        self._options = _given(samples=samples, batch=batch, lr=lr, optimiser=optimiser) | options
         self._network: Any = None
 
     def __repr__(self) -> str:
@@ -233,24 +231,14 @@ class Segmenter:
         return f"{type(self).__name__}({options})"
 
     def fit(
-        self,
-        real: SliceSet | None = None,
-        synthetic: SliceSet | None = None,
-        val: SliceSet | None = None,
-        seed: int = 0,
-        progress: bool = False,
-    ) -> Segmenter:
-        """Trains on real slices, synthetic ones or both.
+        self, real: SliceSet | None = None, synthetic: SliceSet | None = None, val: SliceSet | None = None,
+        seed: int = 0, progress: bool = False,
+    ) -> Segmenter:  # fmt: skip
+        """Trains on real slices (of training patients), synthetic ones or both, and returns itself.
 
         Args:
-            real: slices of training patients.
-            synthetic: generated slices.
             val: slices of other patients, which select the best weights; None: the last ones are kept.
             seed: of weights, order and augmentation.
-            progress: show a bar.
-
-        Returns:
-            itself, trained.
 
         Raises:
             UnderstudyError: neither set, other channels or classes, settings that do not fit.
@@ -306,7 +294,7 @@ class Evaluation:
 
     Attributes:
         relative_dice: mean Dice on test patients after training on synthetic slices / after training on real ones;
-            NaN where the real slices teach the network nothing, so that a share of their Dice says nothing.
+            NaN where real slices teach the network nothing, so that a share of their Dice says nothing.
         interval: its 95 % interval, bootstrap over patients.
         dice: mean Dice of each training ("real", "synthetic", "both").
         rows: raw results, one row a training, patient and class.
@@ -339,13 +327,9 @@ class Evaluation:
 
 
 def evaluate(
-    real: SliceSet,
-    synthetic: SliceSet,
-    segmenter: Segmenter | None = None,
-    both: bool = False,
-    seed: int = 0,
+    real: SliceSet, synthetic: SliceSet, segmenter: Segmenter | None = None, both: bool = False, seed: int = 0,
     progress: bool = False,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Trains a segmenter on real and on synthetic slices and scores both on real test patients.
 
     The slices of a test patient are scored together, as they are stored. Whole volumes on their original grid,
@@ -389,23 +373,24 @@ def evaluate(
     means = {str(name): float(value) for name, value in summary.items()}
     estimate = relative_dice(table, "synthetic", "real")
     value = estimate.value if means["real"] >= POOREST_BASELINE else float("nan")
-    shown = [
-        c for c in table if not str(c).startswith(("hd", "diagonal"))
-    ]  # no distances: slices may be any, in any order
+    # no distances: slices may be any, in any order
+    shown = [c for c in table if not str(c).startswith(("hd", "diagonal"))]
     return Evaluation(value, (estimate.low, estimate.high), means, table[shown])
 
 
-def audit(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, **options: Any) -> AuditResult:
-    """Are synthetic slices copies of training slices?
+def audit(
+    train: SliceSet, held_out: SliceSet, synthetic: SliceSet, quantile: float = 0.99, transforms: Transforms = "none",
+    seed: int = 0, device: str = "cpu", progress: bool = False, **options: Any,
+) -> AuditResult:  # fmt: skip
+    """Are synthetic slices copies of training slices? Returns `verdict`, `plot()`, and the numbers of every slice.
 
     Args:
         train: slices that the generator was trained on.
         held_out: slices of patients that it never saw: how near new patients come by chance.
         synthetic: the slices to be judged.
-        options: of `memorization.perform.audit`, e.g. `quantile=0.95`.
-
-    Returns:
-        `verdict`, `plot()`, and the numbers of every slice.
+        quantile: a slice nearer to the training slices than this part of held-out ones is flagged.
+        transforms: also look for mirrored ("flips") or turned ("dihedral") copies.
+        options: further arguments of `memorization.perform.audit`, e.g. `copies=300`.
 
     Raises:
         UnderstudyError: sets that do not fit together, a patient on both sides, settings that cannot be used.
@@ -413,17 +398,25 @@ def audit(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, **options: A
     from understudy.memorization import perform
 
     _check_sets(train=train, held_out=held_out, synthetic=synthetic)
+    if "config" not in options:
+        options |= {"quantile": quantile, "transforms": transforms, "seed": seed}
     with _settings():
-        return perform.audit(train, held_out, synthetic, **options)
+        return perform.audit(train, held_out, synthetic, device=device, progress=progress, **options)
 
 
-def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
+def read(
+    folder: str | Path, out: str | Path, pattern: str = "", channels: Sequence[str] | Mapping[str, str | int] = (),
+    labels: str | int | dict[str, str] = "", codes: dict[str, float] | None = None, **spec: Any,
+) -> SliceSet:  # fmt: skip
     """Reads a folder of images that anyone made (PNG, NumPy, NIfTI, WebDataset, ...) into a slice set at `out`.
 
     Args:
-        folder: the images with their masks.
         out: new folder of the slice set.
-        spec: fields of `FolderSpec`, as the options of `understudy read`.
+        pattern: of file names, e.g. "{id}_{channel}.png"; empty: found out, as the other arguments are.
+        channels: names of the channels, or what stands for them in file names.
+        labels: what stands for {channel} in the file of the annotation.
+        codes: class -> its grey value in the annotation.
+        spec: further fields of `exchange.spec.FolderSpec`, as the options of `understudy read`.
 
     Raises:
         UnderstudyError: no images, images that do not fit together.
@@ -431,8 +424,9 @@ def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
     from understudy.exchange.read import read_folder
     from understudy.exchange.spec import FolderSpec
 
+    named: Any = dict(channels) if isinstance(channels, Mapping) else list(channels)
     with _settings():
-        described = FolderSpec(**spec)
+        described = FolderSpec(pattern=pattern, channels=named, labels=labels, codes=codes or {}, **spec)
     return read_folder(folder, described, out, progress=False)
 
 
@@ -462,24 +456,12 @@ def phantoms(patients: int = 12, resolution: int = 32, seed: int = 1) -> SliceSe
         frame = check_cohort(cohort, slicing, progress=False).frame
         split = split_patients(cohort, SplitConfig(test_patients=0.2, validation_fraction=0.2, seed=seed))
         prepare(cohort, split, slicing, folder, progress=False, frame=frame)
-        return in_memory(SliceSet.open(folder / "slices"))
+        return _in_memory(SliceSet.open(folder / "slices"))
 
 
-def in_memory(slices: SliceSet) -> SliceSet:
-    """A copy of a set that needs no folder any more."""
-    copy = SliceSet.from_arrays(
-        slices.images,
-        slices.labels,
-        channels=slices.channels,
-        classes=slices.classes,
-        spacing=slices.spacing,
-        index=slices.index,
-    )
-    copy.axes, copy.attrs = slices.axes, dict(slices.attrs)
-    return copy
-
-
-__all__ = [
-    "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-    "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
-]  # fmt: skip
+def _in_memory(slices: SliceSet) -> SliceSet:
+    """A copy that needs no folder any more."""
+    named: Any = {"channels": slices.channels, "classes": slices.classes, "spacing": slices.spacing}
+    made = SliceSet.from_arrays(slices.images, slices.labels, index=slices.index, **named)
+    made.axes, made.attrs = slices.axes, dict(slices.attrs)
+    return made

@@ -6,13 +6,7 @@ from pathlib import Path
 
 
 class UnderstudyError(Exception):
-    """Something that the user can fix: says what is wrong, where, and what to do.
-
-    Args:
-        what: the problem, one sentence without a full stop.
-        where: the file, folder, field or patient concerned.
-        fix: what to do about it, one sentence.
-    """
+    """Something that the user can fix: what is wrong (one sentence), where (file, field, patient), how to fix it."""
 
     def __init__(self, what: str, where: str | Path | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, None if where is None else str(where), fix

@@ -16,20 +16,12 @@ DISPLAY = {
 
 
 def display_name(key: str) -> str:
-    """What the reader of a table calls a generator or segmenter; a name that the user chose stays as it is.
-
-    Example:
-        >>> display_name("progan"), display_name("our-wgan")
-        ('Progressive GAN', 'our-wgan')
-    """
+    """What the reader of a table calls a generator or segmenter; a name that the user chose stays as it is."""
     return DISPLAY.get(key, key)
 
 
 def percent(share: float | None, digits: int | None = None, space: str = " ") -> str:
-    """A share as a percentage; a dash for None and NaN.
-
-    Args:
-        digits: after the point; None: as many as a rate needs, 0 to 2.
+    """A share as a percentage with `digits` after the point (None: as many as a rate needs); a dash for None and NaN.
 
     Example:
         >>> percent(0.015), percent(0.0004), percent(0.99), percent(0.5, 1), percent(None)

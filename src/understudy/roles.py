@@ -68,14 +68,9 @@ def part_of(name: str, slices: SliceSet, splits: Sequence[str] | None = None) ->
 
 
 def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) -> None:
-    """Refuses parts that cannot be compared with the first, before anything expensive.
+    """Raises `UnfitSets` for parts that are empty, or of other channels or another resolution than the first.
 
-    Args:
-        parts: the first is what the others are compared with.
-        channels: that all must have; None: all of them, the same in every part.
-
-    Raises:
-        UnfitSets: an empty part, other channels, another resolution.
+    `channels`: that all must have; None: all of them, the same in every part.
     """
     first = parts[0]
     for part in parts:

@@ -65,8 +65,6 @@ class Slice(NamedTuple):
 
 
 # Where the pixels of a set come from: the shape [N, C, H, W], and `read` of sorted rows without repeats.
-
-
 class _Stored:
     def __init__(self, path: Path, group: Any) -> None:
         self.path, self.shape = path, tuple(group["images"].shape)
@@ -75,11 +73,10 @@ class _Stored:
 
     def read(self, rows: NDArray[np.int64]) -> Arrays:
         try:
-            images, labels = (reader.read(rows) for reader in self.readers)
+            return self.readers[0].read(rows), self.readers[1].read(rows)
         except (ValueError, OSError) as error:
             what = f"the slices cannot be read ({error})"
             raise UnderstudyError(what, where=self.path, fix="write the set again") from error
-        return images, labels
 
 
 class _InMemory:
@@ -91,10 +88,9 @@ class _InMemory:
 
 
 class _View:
-    shape: tuple[int, ...]
-
     def __init__(self, whole: SliceSet, rows: NDArray[np.int64]) -> None:
-        self.whole, self.rows, self.shape = whole, rows, (len(rows), *whole._source.shape[1:])
+        self.whole, self.rows = whole, rows
+        self.shape: tuple[int, ...] = (len(rows), *whole._source.shape[1:])
 
     def read(self, rows: NDArray[np.int64]) -> Arrays:
         return self.whole.read(self.rows[rows])
@@ -118,10 +114,8 @@ class SliceSet:
         >>> slices
         SliceSet(6 slices, 3 patients, T1w + FLAIR, 8 x 8 pixels, classes: lesion, in memory)
         >>> train, val, test = slices.split(seed=1)
-        >>> len(train), len(val), len(test)
-        (2, 2, 2)
-        >>> slices[3].image.shape, len(slices[:4])
-        ((2, 8, 8), 4)
+        >>> slices[3].image.shape, len(slices[:4]), len(train)
+        ((2, 8, 8), 4, 2)
     """
 
     path: Path | None
@@ -142,20 +136,14 @@ class SliceSet:
 
     @classmethod
     def open(cls, path: str | Path, cache_bytes: int = CACHE_BYTES) -> SliceSet:
-        """Opens a set on disk; one of at most `cache_bytes` is held in memory after its first read.
-
-        Raises:
-            UnderstudyError: absent, incomplete or of another format.
-        """
+        """Opens a set on disk; one of at most `cache_bytes` is held in memory after its first read."""
         path = Path(path)
         if not (path / "index.parquet").is_file():
-            partial, below = _partial(path), sets_below(path)
-            if below:
+            fix = "check the path; a folder of images becomes a slice set by us.read(folder, new), `understudy read`"
+            if below := sets_below(path):
                 fix = f"give one of the slice sets in it: {', '.join(below[:3])}"
-            elif partial.exists():
-                fix = f"finish the job that writes {partial}"
-            else:
-                fix = "check the path; a folder of images becomes a slice set by `understudy read FOLDER NEW`"
+            elif _partial(path).exists():
+                fix = f"finish the job that writes {_partial(path)}"
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
         group = zarr.open_group(str(path), mode="r")
         meta: Any = dict(group.attrs)
@@ -186,9 +174,6 @@ class SliceSet:
             classes: {value in `labels`: name}, or the names of the values 1 ... K.
             spacing: (row, column, slice) distance, mm.
             index: further columns, one row a slice (e.g. `split`, `z`).
-
-        Raises:
-            UnderstudyError: other shapes or types, values of `labels` that no class has.
         """
         images, labels = np.asarray(images), np.asarray(labels)
         if images.ndim != 4 or images.shape[2] != images.shape[3] or images.dtype != np.uint8:
@@ -254,13 +239,11 @@ class SliceSet:
 
     def _repr_html_(self) -> str:
         facts: dict[str, Any] = {
-            "slices": f"{len(self):,}",
-            "channels": ", ".join(self.channels),
-            "classes": ", ".join(self.class_names),
+            "slices": f"{len(self):,}", "channels": ", ".join(self.channels), "classes": ", ".join(self.class_names),
             "pixels": f"{self.resolution} x {self.resolution}",
             "patients": self.index["subject"].nunique() if "subject" in self.index else "",
             "spacing": " x ".join(f"{s:g}" for s in self.spacing) + " mm" if self.spacing else "",
-        }
+        }  # fmt: skip
         rows = [f"<tr><th>{name}</th><td>{html_escape(str(fact))}</td></tr>" for name, fact in facts.items() if fact]
         return f"<table>{''.join(rows)}</table>"
 
@@ -321,16 +304,9 @@ class SliceSet:
         return part
 
     def split(self, test: float = 0.2, val: float = 0.2, seed: int = 0) -> tuple[SliceSet, SliceSet, SliceSet]:
-        """Training, validation and test slices, by patient: no patient is on two sides.
+        """Training, validation and test slices by patient: `test` and `val` of all patients, at least one each.
 
         A split that the index records (column `split`, as `understudy prepare` writes it) is kept.
-
-        Args:
-            test, val: part of all patients, at least one patient each.
-            seed: of the order of the patients.
-
-        Raises:
-            UnderstudyError: the patients are not known, or too few.
         """
         if "split" in self.index:
             train, validation, tested = (self.subset(self.rows(split=part)) for part in ("train", "val", "test"))
@@ -387,19 +363,15 @@ class SliceSet:
             yield block, images, labels
 
     def plot(self, count: int = 6, seed: int = 0) -> NDArray[Any]:
-        """Draws slices with the outlines of their annotation: a column a slice, a row a channel.
-
-        Returns:
-            The axes [C, count] of `count` slices drawn at random; of the whole set if it has no more.
-        """
+        """Draws `count` random slices with the outlines of their annotation; returns the axes [C, count]."""
         import matplotlib.pyplot as plt
 
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         images, labels = self.read(chosen)
         shape = (len(self.channels), len(chosen))
         _, grid = plt.subplots(*shape, figsize=(1.6 * shape[1], 1.7 * shape[0]), squeeze=False)
-        for (channel, column), axis in np.ndenumerate(grid):
-            ax: Axes = axis
+        ax: Axes
+        for (channel, column), ax in np.ndenumerate(grid):
             ax.imshow(images[column, channel], cmap="gray", vmin=0, vmax=255)
             for k in range(1, len(self.classes)):
                 if (labels[column] == k).any():
@@ -432,13 +404,11 @@ class SliceWriter:
 
     Args:
         path: the folder that the finished set will have.
-        identity: what is being written (spec, seed, hashes of inputs); a partial set with another identity is
-            started anew.
+        identity: what is being written (spec, seed, hashes of inputs); with another one a partial set is begun anew.
 
     Example:
         >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> writer = SliceWriter(folder + "/set", ["FLAIR"], evenly_coded({1: "lesion"}), resolution=8)
+        >>> writer = SliceWriter(tempfile.mkdtemp() + "/set", ["FLAIR"], evenly_coded({1: "lesion"}), resolution=8)
         >>> images, labels = np.zeros((3, 1, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)
         >>> writer.append(images, labels, [{"id": str(i)} for i in range(3)])
         >>> len(writer.close())
@@ -452,12 +422,9 @@ class SliceWriter:
     ) -> None:  # fmt: skip
         self.path, self._partial = Path(path), _partial(Path(path))
         self._meta = {
-            "format": FORMAT,
-            "channels": list(channels),
-            "classes": [asdict(c) for c in classes],
-            "spacing": [float(s) for s in spacing] if spacing else None,
-            "axes": list(axes) if axes else None,
-        }
+            "format": FORMAT, "channels": list(channels), "classes": [asdict(c) for c in classes],
+            "spacing": [float(s) for s in spacing] if spacing else None, "axes": list(axes) if axes else None,
+        }  # fmt: skip
         self._shape = (len(channels), resolution, resolution)
         self._identity = sha256_json({"meta": self._meta, "identity": identity or {}, "resolution": resolution})
         # Of the shard that is not full yet: slices compressed, labels as they are (hashed after the slices), rows.
@@ -547,10 +514,8 @@ class SliceWriter:
             self._labels.resize((self.done, *self._shape[1:]))  # type: ignore[union-attr]
             index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
             digest = _end_hash(self._digest, index)
-            group = zarr.open_group(str(self._partial), mode="r+")
-            group.attrs.update(
-                {**self._meta, "content_hash": digest, "attrs": {"software_version": __version__, **attrs}}
-            )
+            recorded = {"content_hash": digest, "attrs": {"software_version": __version__, **attrs}}
+            zarr.open_group(str(self._partial), mode="r+").attrs.update({**self._meta, **recorded})
             index.to_parquet(self._partial / "index.parquet", index=False)
             shutil.rmtree(self._partial / "parts")
             (self._partial / "identity").unlink()
@@ -574,13 +539,12 @@ def _start_hash(meta: dict[str, Any]) -> Any:
 
 
 def _add_to_hash(digest: Any, source: _Stored | _InMemory | _View, count: int) -> None:
-    """The images of a shard, then its labels, then those of the next one."""
+    # the images of a shard, then its labels, then those of the next one
     for start in range(0, count, SHARD):
         rows = np.arange(start, min(start + SHARD, count))
         blocks = [source.read(rows[part : part + READ]) for part in range(0, len(rows), READ)]
-        for arrays in zip(*blocks, strict=True):
-            for array in arrays:
-                digest.update(np.ascontiguousarray(array).data)
+        for array in (array for arrays in zip(*blocks, strict=True) for array in arrays):
+            digest.update(np.ascontiguousarray(array).data)
 
 
 def _end_hash(digest: Any, index: pd.DataFrame) -> str:

@@ -43,14 +43,11 @@ class SliceGeometry:
         cls, height: int, width: int, resolution: int, padded: int | None = None,
         scale: tuple[float, float] = (1.0, 1.0),
     ) -> SliceGeometry:  # fmt: skip
-        """The geometry for slices of the given size (pixels as stored).
+        """The geometry for slices of the given size (pixels as stored); raises for a resolution that does not fit.
 
         Args:
             padded: edge of the square; None: the smallest power of two that holds the slice.
             scale: new pixels for each of the old ones, along columns and rows.
-
-        Raises:
-            UnderstudyError: the resolution is not a power of two or is larger than the padded slice.
         """
         rows, columns = (max(1, round(n * s)) for n, s in zip((height, width), scale, strict=True))
         padded = padded or power_of_two(max(rows, columns))

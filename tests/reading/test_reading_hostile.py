@@ -14,9 +14,8 @@ import pytest
 from served_study import made_study
 
 from understudy.reading.folder import open_folder
-from understudy.reading.integrity import checked_answers
 from understudy.reading.serve import listen, make_server
-from understudy.reading.store import Store
+from understudy.reading.store import Store, checked_answers
 
 INSIDE = (b"SECRET", b"feedface", b"Traceback", b"/tmp", b"site-packages", b"sqlite", b"key.json", b"alice", b"uvicorn")
 

@@ -9,9 +9,8 @@ from made_reading import answer_all, made_set
 from understudy.errors import UnderstudyError
 from understudy.reading import store as store_module
 from understudy.reading.analyse import analyse
-from understudy.reading.integrity import checked_answers, read_hashes
 from understudy.reading.prepare import Design, prepare
-from understudy.reading.store import Answer, Call, Store
+from understudy.reading.store import Answer, Call, Store, checked_answers
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def read(tmp_path):
     out, key = tmp_path / "study", tmp_path / "key.json"
     prepare(real, made, out, key, Design(real_count=6, pixels=32, repeats=0.25))
     with Store(out) as store:
-        store.begin(read_hashes(out))
+        store.begin()
     answer_all(out, key, lambda reader, entry: {"call": "real", "confidence": 3})
     return out, key
 
@@ -80,7 +79,7 @@ def test_a_study_that_was_changed_is_not_served_on(read):
     study, _ = read
     edited(study / "items.json", lambda content: content.pop())
     with Store(study) as store, pytest.raises(UnderstudyError, match=r"items\.json"):
-        store.begin(read_hashes(study))
+        store.begin()
 
 
 def test_the_order_of_answers_is_not_that_of_the_clock(read, monkeypatch):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.reading.analyse import analyse
+from understudy.reading.prepare import prepare_segmentations
 from understudy.reading.results import sentences, write_result
-from understudy.reading.segmentations import prepare_segmentations
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
 
 GRID = SliceGeometry.fit(40, 30, 32)

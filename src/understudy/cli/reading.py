@@ -74,7 +74,7 @@ def segmentations_command(
     seed: int = Option(0, min=0),
 ) -> None:
     """Two segmentations of the same slice, left and right by lot: which would you rather correct?"""
-    from understudy.reading.segmentations import prepare_segmentations
+    from understudy.reading.prepare import prepare_segmentations
 
     where = key or out.with_name(f"{out.name}-key.json")
     sides = named("--first", first), named("--second", second)
@@ -94,7 +94,6 @@ def serve(
     Each new reader's personal link is printed once; it goes on where the reader stopped, on any day.
     """
     from understudy.reading.folder import open_folder
-    from understudy.reading.integrity import read_hashes
     from understudy.reading.serve import address, listen, make_server, only_server
     from understudy.reading.store import Store
 
@@ -108,7 +107,7 @@ def serve(
     folder = open_folder(study)
     where = address(host, port)
     with only_server(study, where), listen(host, port) as server, Store(study) as store:
-        store.begin(read_hashes(study))
+        store.begin()
         known = set(store.readers())
         for name in dict.fromkeys(part.strip() for part in readers.split(",") if part.strip()):
             if name in known:

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import typer
 from typer import Argument, Option
 
-from understudy.cli.base import Commands, DeviceOption, JsonOption, QuietOption, app, exit_with, print_json
+from understudy.cli import base
 from understudy.errors import UnderstudyError
 from understudy.names import display_name
 
 if TYPE_CHECKING:
-    from understudy.release.forms import Decision
+    from understudy.release.forms import About, Decision
     from understudy.release.gate import Audited
     from understudy.release.package import Released
     from understudy.study.released import ReleaseInputs
 
 FORCED = 3  # exit code of an intact package that was released against the gate
 
-release = Commands(help="Make a package that others may have: gate, data, metadata, scan.", no_args_is_help=True)
-app.add_typer(release, name="release")
+release = base.Commands(help="Make a package that others may have: gate, data, metadata, scan.")
+base.app.add_typer(release, name="release")
 
-AboutOption = Option(..., help="Form about.yaml (release template).")
-PackageOption = Option(..., "--out", "-o", help="New folder: the package.")
-DecisionOption = Option(None, help="Form decision.yaml [default: asked for].")
-ResultsOption = Option(None, help="Results of a study, with --generator.")
-AuditOption = Option(None, help="Folder of its audit.")
-TrainingOption = Option(None, help="Real slice set of that audit.")
-HeldoutOption = Option(None, help="Held-out slices [default: of --training].")
-OverrideOption = Option(None, help="Release against the gate for this REASON, stamped on everything.")
 PackageArgument = Argument(..., help="Folder of a released package.")
 
 
@@ -44,88 +37,81 @@ def template(folder: Path = Argument(..., help="Folder for about.yaml and decisi
     print(f"fill in {folder / 'about.yaml'}, and {folder / 'decision.yaml'} (its thresholds before the audit)")
 
 
+def _release_options(
+    about: Path = Option(..., help="Form about.yaml (release template)."),
+    out: Path = Option(..., "--out", "-o", help="New folder: the package."),
+    decision: Path | None = Option(None, help="Form decision.yaml [default: asked for]."),
+    study: Path | None = Option(None, help="Results of a study, with --generator."),
+    generator: str | None = Option(None, help="With --study: which generator, or whose slices."),
+    synthetic: Path | None = Option(None, help="Or: slice set that was audited."),
+    audit: Path | None = Option(None, help="Folder of its audit."),
+    training: Path | None = Option(None, help="Real slice set of that audit."),
+    heldout: Path | None = Option(None, help="Held-out slices [default: of --training]."),
+    override: str | None = Option(None, help="Release against the gate for this REASON, stamped on everything."),
+    as_json: bool = base.JsonOption,
+    device: str = base.DeviceOption,
+    quiet: bool = base.QuietOption,
+) -> None:
+    """Only the signature is used: the options of both kinds of packages."""
+
+
 @release.command()
+@base.with_options("asked", _release_options, gather=lambda given: SimpleNamespace(**given))
 def slices(
-    about: Path = AboutOption,
-    out: Path = PackageOption,
-    decision: Path | None = DecisionOption,
-    study: Path | None = ResultsOption,
-    generator: str | None = Option(None, help="With --study: which generator's slices."),
-    synthetic: Path | None = Option(None, help="Or: slice set to be released."),
-    audit: Path | None = AuditOption,
-    training: Path | None = TrainingOption,
-    heldout: Path | None = HeldoutOption,
+    asked: SimpleNamespace,
     layout: str = Option("sliceset", "--format", help="sliceset, png, nifti, nnunet, webdataset."),
-    override: str | None = OverrideOption,
-    as_json: bool = JsonOption,
-    device: str = DeviceOption,
-    quiet: bool = QuietOption,
 ) -> None:
     """Release synthetic slices: rechecks the audit, takes flagged slices out, writes, scans and seals the package."""
-    from understudy.release.forms import About, read_form
     from understudy.release.package import release_slices
     from understudy.runtime.devices import resolve_device
 
-    told, signed = read_form(about, About), _decision(decision)
-    found, _ = _audited(study, generator, synthetic, audit, training, heldout)
-    where = str(resolve_device(device))
-    done = release_slices(found, told, signed, out, layout, override, device=where, progress=not quiet)
+    told, signed, found, _ = _inputs(asked)
+    where = str(resolve_device(asked.device))
+    done = release_slices(
+        found, told, signed, asked.out, layout, asked.override, device=where, progress=not asked.quiet
+    )
     of = done.certificate["audit"]
     words = (
         f"{of['released']:,} of {of['before']:,} slices released to {out}"
         f" ({of['flagged']:,} flagged and {of['alike']:,} near-duplicates of them are out)\n"
         f"{of['verdict']['headline']}"
     )
-    _print_released(done, words, as_json)
+    _print_released(done, words, asked.as_json)
 
 
 @release.command("model")
+@base.with_options("asked", _release_options, gather=lambda given: SimpleNamespace(**given))
 def model_command(
-    about: Path = AboutOption,
-    out: Path = PackageOption,
-    decision: Path | None = DecisionOption,
-    study: Path | None = ResultsOption,
-    generator: str | None = Option(None, help="With --study: which generator."),
-    model: Path | None = Option(None, help="Or: folder of the generator to be released."),
-    synthetic: Path | None = Option(None, help="Its samples that were audited."),
-    audit: Path | None = AuditOption,
-    training: Path | None = TrainingOption,
-    heldout: Path | None = HeldoutOption,
-    override: str | None = OverrideOption,
-    as_json: bool = JsonOption,
-    device: str = DeviceOption,
-    quiet: bool = QuietOption,
+    asked: SimpleNamespace, model: Path | None = Option(None, help="Or: folder of the generator to be released.")
 ) -> None:
     """Release a trained generator: rechecks the audit of its samples, tests its weights by membership inference, and
     writes safetensors with a model card."""
-    from understudy.release.forms import About, read_form
     from understudy.release.package import release_model
     from understudy.runtime.devices import resolve_device
     from understudy.study.released import dice_of, model_of
 
-    told, signed = read_form(about, About), _decision(decision)
-    found, of_study = _audited(study, generator, synthetic, audit, training, heldout)
+    told, signed, found, of_study = _inputs(asked)
     evaluation = None
-    if of_study is not None and study is not None and generator is not None:
-        model, evaluation = model_of(of_study, generator), dice_of(study, generator)
+    if of_study is not None:
+        model, evaluation = model_of(of_study, asked.generator), dice_of(asked.study, asked.generator)
     if model is None:
         fix = "give --study and --generator, or --model FOLDER"
         raise UnderstudyError("no generator is named", where="--model", fix=fix)
-    where, hidden = str(resolve_device(device)), [study] if study else []
-    done = release_model(model, found, told, signed, out, override, where, not quiet, evaluation, hidden)
-    c = done.certificate
-    words = (
-        f"weights of a {display_name(c['model']['kind'])} ({c['model']['weights']['parameters']:,}) released to {out}\n"
-        f"{c['audit']['verdict']['headline']}\n{c['white_box']['words']}"
+    where, hidden = str(resolve_device(asked.device)), [asked.study] if asked.study else []
+    done = release_model(
+        model, found, told, signed, asked.out, asked.override, where, not asked.quiet, evaluation, hidden
     )
-    _print_released(done, words, as_json)
+    c = done.certificate
+    kind, weights = display_name(c["model"]["kind"]), c["model"]["weights"]["parameters"]
+    words = f"weights of a {kind} ({weights:,}) released to {asked.out}\n"
+    _print_released(done, f"{words}{c['audit']['verdict']['headline']}\n{c['white_box']['words']}", asked.as_json)
 
 
 @release.command("scan")
 def scan_command(
     package: Path = PackageArgument,
     training: Path = Option(..., help="Real slice set that nothing of may be in it."),
-    as_json: bool = JsonOption,
+    as_json: bool = base.JsonOption,
 ) -> None:
     """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
     from understudy.exchange.description import certificate_of
@@ -135,19 +121,19 @@ def scan_command(
     real = SliceSet.open(training, cache_bytes=0)
     found = scan(package, certificate_of(package).get("data", {}), [real], secret_words([real], [training]))
     if as_json:
-        print_json(vars(found))
-        exit_with(bool(found.findings))
+        base.print_json(vars(found))
+        base.exit_with(bool(found.findings))
         return
     refuse(found, package)
     print(f"{found.files:,} files and {found.slices:,} slices searched, nothing found")
 
 
-@app.command()
+@base.app.command()
 def verify(
     package: Path = PackageArgument,
     root: str | None = Option(None, help="Root hash that its publisher made known."),
     pictures: Path | None = Option(None, help="PNG file for a sheet of its slices."),
-    as_json: bool = JsonOption,
+    as_json: bool = base.JsonOption,
 ) -> None:
     """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released against the gate."""
     from understudy.release.verify import verify as verified
@@ -155,7 +141,7 @@ def verify(
     found = verified(package, root, pictures)
     said = found.certificate
     if as_json:
-        print_json(found.as_dict())
+        base.print_json(found.as_dict())
     else:
         held = f"{found.slices:,} slices" if said.get("kind") == "slices" else "weights of a generator"
         print(f"{said.get('title')}, version {said.get('version')}: {held}, {found.files:,} files")
@@ -172,30 +158,31 @@ def verify(
             else:
                 print(f"weights: {said['white_box']['words']}")
                 print(f"sample from it: understudy sample {package} SLICES --count 1000")
-    exit_with(bool(found.problems))
-    exit_with(bool(found.override), FORCED)
+    base.exit_with(bool(found.problems))
+    base.exit_with(bool(found.override), FORCED)
 
 
-def _audited(
-    study: Path | None, generator: str | None, synthetic: Path | None, audit: Path | None, training: Path | None,
-    heldout: Path | None,
-) -> tuple[Audited, ReleaseInputs | None]:  # fmt: skip
-    """The sets and the audit, of a study's generator or as they are given."""
+def _inputs(asked: SimpleNamespace) -> tuple[About, Decision, Audited, ReleaseInputs | None]:
+    """The forms; the sets and the audit, of a study's generator or as they are given."""
+    from understudy.release.forms import About, read_form
     from understudy.release.gate import Audited
     from understudy.slices import SliceSet
     from understudy.study.released import release_inputs
     from understudy.study.stages.data import training_rows
 
-    found = release_inputs(study, generator) if study is not None and generator is not None else None
-    if found is not None:
-        synthetic, audit, training = found.synthetic, found.audit, found.real
-    if synthetic is None or audit is None or training is None:
+    told, signed = read_form(asked.about, About), _decision(asked.decision)
+    given, found = (asked.synthetic, asked.audit, asked.training), None
+    if asked.study is not None and asked.generator is not None:
+        found = release_inputs(asked.study, asked.generator)
+        given = (found.synthetic, found.audit, found.real)
+    if None in given:
         fix = "give --study and --generator, or --synthetic, --audit and --training"
         raise UnderstudyError("a release needs the slices, their audit and the real slices of that audit", fix=fix)
+    synthetic, audit, training = given
     made, real = SliceSet.open(synthetic, cache_bytes=0), SliceSet.open(training, cache_bytes=0)
-    held = SliceSet.open(heldout, cache_bytes=0) if heldout else real
+    held = SliceSet.open(asked.heldout, cache_bytes=0) if asked.heldout else real
     rows = training_rows(real, found.subset) if found is not None and found.subset else None
-    return Audited(made, real, held, audit, rows), found
+    return told, signed, Audited(made, real, held, audit, rows), found
 
 
 def _decision(path: Path | None) -> Decision:
@@ -224,7 +211,7 @@ def _decision(path: Path | None) -> Decision:
 
 def _print_released(done: Released, words: str, as_json: bool) -> None:
     if as_json:
-        print_json({"path": str(done.path), "root": done.root, **done.certificate, "scan": vars(done.scan)})
+        base.print_json({"path": str(done.path), "root": done.root, **done.certificate, "scan": vars(done.scan)})
         return
     print(
         f"{words}\nscan: {done.scan.files:,} files, {done.scan.words:,} ids, paths and names,"

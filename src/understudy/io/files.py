@@ -109,9 +109,6 @@ def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
     Args:
         where: this process runs, for the message that another one gets.
         problem, fix: that message; `{holder}` in it is replaced.
-
-    Raises:
-        UnderstudyError: another process holds it; no permission, disk full.
     """
     # The kernel's flock and not filelock, which empties or deletes the file: this one names its holder.
     with writing(path.parent):

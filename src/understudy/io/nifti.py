@@ -44,15 +44,11 @@ _QUIET.propagate = False
 
 
 def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> VolumeHeader:
-    """Reads a header: shape, type, units, and the position by sform or qform.
+    """Reads a header: shape, type, units, and the position by sform or qform; raises if one cannot be relied on.
 
     Args:
         flat: take a two-dimensional image as a volume of one slice.
         plane: of the slices into which the volume is to be cut.
-
-    Raises:
-        UnderstudyError: not a readable NIfTI file, not three-dimensional, colours or complex numbers, a position that
-            cannot be relied on.
     """
     stored = _parse(path)
     shape = _shape(stored, path, flat)
@@ -221,11 +217,7 @@ def headers_on_one_grid(paths: Sequence[Path], flat: bool = False) -> list[Volum
 def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) -> NDArray[Any]:
     """The voxels [as `header.shape`] in the type they are stored in (float64 where the header scales them).
 
-    Args:
-        digest: updated with the file's bytes, so that they need not be read again to be hashed.
-
-    Raises:
-        UnderstudyError: truncated or damaged file.
+    `digest` is updated with the file's bytes, so that they need not be read again to be hashed.
     """
     raw = read_bytes(path)
     if digest is not None:

@@ -38,9 +38,7 @@ def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capaci
     """Writes shard `number` of the array in the folder `array`; one that is there is replaced.
 
     Args:
-        array: folder of an array of `create_sharded` with this `capacity`.
-        number: the shard holds the items from `number * capacity` on.
-        chunks: of `encode_chunk`, at most `capacity`; items without one are zeros.
+        chunks: of `encode_chunk`, at most `capacity`, from item `number * capacity` on; items without one are zeros.
         item_axes: number of axes of an item.
     """
     path = array.joinpath("c", str(number), *["0"] * item_axes)

@@ -16,19 +16,15 @@ from scipy.stats import norm
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.reading import statistics as stats
-from understudy.reading.integrity import checked_answers, checked_study
-from understudy.reading.store import FILE
+from understudy.reading.folder import checked_study
+from understudy.reading.store import FILE, checked_answers
 
 BY_PATIENT = "bootstrap over readers and cases, real ones by patient"
 _SOFTWARE = f"understudy {__version__}"
 
 
 def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
-    """Everything that `understudy reading analyse` prints, as plain JSON values.
-
-    Raises:
-        UnderstudyError: no study, another study's key, anything that was changed, no answers.
-    """
+    """Everything that `understudy reading analyse` prints, as plain JSON values; raises if anything was changed."""
     about, truth, answers = read_answers(study, key)
     if about["kind"] == "segmentations":
         return _of_segmentations(about, truth, answers, level)
@@ -38,27 +34,31 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
     sure = pd.to_numeric(data["confidence"], errors="coerce").fillna(1)  # a scale without confidence: all the same
     data["score"] = sure.where(data["call"] == "synthetic", -sure)  # how surely synthetic
     data["comment"] = data["comment"].fillna("")
-    first = data[data["repeat_of"] == ""]
+    first, seed = data[data["repeat_of"] == ""], about["seed"]
     by_source = first.groupby("source", sort=False)
     counts = {str(source): (int((part["call"] == "real").sum()), len(part)) for source, part in by_source}
     if "real" not in counts or len(counts) < 2:
         what = "there are answers about one kind of slice only, so nothing can be compared"
         raise UnderstudyError(what, where=study, fix="let readers go on, then analyse again")
-    seed, written = about["seed"], data.loc[data["comment"] != "", ["reader", "item", "source", "call", "comment"]]
-    result = {
-        **of_counts(counts, about["margin"], level),
+    drawn = None
+    if first["reader"].nunique() > 1 or _clustered(first):
+        drawn = {"": _draws(first, seed)}  # of all generators together, and of each
+        drawn |= {name: _draws(first[first["source"].isin(["real", name])], seed) for name in counts if name != "real"}
+    written = data.loc[data["comment"] != "", ["reader", "item", "source", "call", "comment"]]
+    auc = _auc(first, level, seed)
+    if drawn is not None:
+        auc["mean"]["low"], auc["mean"]["high"] = stats.tails(drawn[""][:, 2], level)
+    return {
+        **of_counts(counts, about["margin"], level, drawn),
         "readers": {str(reader): _reader(part, level, seed) for reader, part in data.groupby("reader")},
         "agreement": _agreement(first),
         "comments": written.astype(str).to_dict("records"),
         "answers": len(answers),
         "items": len(entries),
         "answers_head": about["head"],
-        "auc": _auc(first, level, seed),
+        "auc": auc,
         **{name: about[name] for name in ("kind", "title", "created", "design", "key_sha256")},
     }
-    if first["reader"].nunique() > 1 or _clustered(first):
-        _resample(result, first, about["margin"], seed, level)
-    return result
 
 
 def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
@@ -68,44 +68,60 @@ def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any]
     last = pd.DataFrame(rows).drop_duplicates(["reader", "item"], keep="last").reset_index(drop=True)
     values = pd.DataFrame([json.loads(v) for v in last["value"]])
     answers = pd.concat([last.drop(columns=["value", "nonce"]), values], axis=1)
-    unknown = set(answers["item"]) - set(truth["items"])
-    if unknown:
+    if unknown := set(answers["item"]) - set(truth["items"]):
         what = f"{len(unknown)} answers are about items that are not in the key"
         raise UnderstudyError(what, where=study / FILE, fix="use the key of this study")
     return {**about, "head": head}, truth, answers
 
 
-def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float = 0.95) -> dict[str, Any]:
-    """The analysis of a table of counts alone, e.g. the paper's Table 6.
+def of_counts(
+    counts: Mapping[str, tuple[int, int]], margin: float, level: float = 0.95,
+    drawn: Mapping[str, stats.Floats] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The analysis of a table of counts, e.g. the paper's Table 6.
 
     Args:
         counts: source -> (called real, read); one source is "real".
         margin: of the equivalence test.
+        drawn: [n, 3] of `stats.bootstrap` for all generators ("") and each, from which intervals are taken; None:
+            cases are independent.
     """
     real = stats.rate(*counts["real"], level)
     called, read = (sum(entry[i] for name, entry in counts.items() if name != "real") for i in (0, 1))
-    made = stats.rate(called, read, level)
-    _, low90, high90 = stats.difference(stats.rate(*counts["real"], 0.9), stats.rate(called, read, 0.9))
+    made, total = stats.rate(called, read, level), real.n + read
+    _, *interval90 = stats.difference(stats.rate(*counts["real"], 0.9), stats.rate(called, read, 0.9))
+    method, methods = "independent cases: Wilson", ("Newcombe", "two one-sided tests at 5 %")
+    of_real = of_made = of_accuracy = pooled = None
+    if drawn is not None:
+        pooled, method, methods = drawn[""], BY_PATIENT, (BY_PATIENT, f"90 % interval, {BY_PATIENT}")
+        of_real, of_made = pooled[:, 0], pooled[:, 1]
+        of_accuracy = _accuracy(pooled, real.n / total)
+        interval90 = list(stats.tails(of_real - of_made, 0.9))
     rows = []
     for name in sorted(counts, key="real".__ne__):  # real slices first, the generators as they come
-        own = stats.rate(*counts[name], level)
-        row = {"source": name, "n": own.n, "called_real": own.count, "called_synthetic": own.n - own.count,
-               "rate": own.value, "low": own.low, "high": own.high}  # fmt: skip
-        rows.append(row if name == "real" else {**row, "difference": _interval(*stats.difference(real, own))})
+        draws = None if drawn is None else drawn["" if name == "real" else name]
+        own = _rate(*counts[name], level, None if draws is None else draws[:, int(name != "real")])
+        row = {"source": name, "n": own["n"], "called_real": own["count"], "called_synthetic": own["n"] - own["count"],
+               "rate": own["value"], "low": own["low"], "high": own["high"]}  # fmt: skip
+        other = stats.rate(*counts[name], level)
+        rows.append(row if name == "real" else {**row, "difference": _difference(real, other, level, draws)})
     return {
         "software": _SOFTWARE,
         "level": level,
-        "method": "independent cases: Wilson",
+        "method": method,
         "rows": rows,
-        "called_real": {"real": asdict(real), "synthetic": asdict(made)},
-        "accuracy": asdict(stats.rate(real.count + read - called, real.n + read, level)),
+        "called_real": {
+            "real": _rate(*counts["real"], level, of_real),
+            "synthetic": _rate(called, read, level, of_made),
+        },
+        "accuracy": _rate(real.count + read - called, total, level, of_accuracy),
         "balanced_accuracy": (real.value + 1 - made.value) / 2,
-        "sensitivity": asdict(stats.rate(read - called, read, level)),
-        "specificity": asdict(real),
-        "called_synthetic": (real.n - real.count + read - called) / (real.n + read),
-        "difference": {**_interval(*stats.difference(real, made)), "method": "Newcombe"},
-        **_detection((read - called, read, real.n - real.count, real.n), level),
-        "equivalence": stats.equivalence(low90, high90, margin, "two one-sided tests at 5 %"),
+        "sensitivity": _rate(read - called, read, level, None if of_made is None else 1 - of_made),
+        "specificity": _rate(*counts["real"], level, of_real),
+        "called_synthetic": (real.n - real.count + read - called) / total,
+        "difference": {**_difference(real, made, level, pooled), "method": methods[0]},
+        **_detection((read - called, read, real.n - real.count, real.n), level, pooled),
+        "equivalence": stats.equivalence(interval90[0], interval90[1], margin, methods[1]),
     }
 
 
@@ -113,17 +129,35 @@ def _interval(value: float, low: float, high: float) -> dict[str, float]:
     return {"value": value, "low": low, "high": high}
 
 
-def _detection(counts: tuple[int, int, int, int], level: float, drawn: Any = None) -> dict[str, Any]:
-    """d' and criterion with intervals, for independent cases or of a bootstrap's draws [n, 3].
-
-    Args:
-        counts: hits, positives, alarms, negatives.
-    """
-    times = float(norm.ppf((1 + level) / 2))
-    values, errors = stats.signal_detection(*counts), stats.detection_errors(*counts)
-    intervals = [(value - times * error, value + times * error) for value, error in zip(values, errors, strict=True)]
+def _rate(count: int, n: int, level: float, drawn: stats.Floats | None = None) -> dict[str, Any]:
+    found = asdict(stats.rate(count, n, level))
     if drawn is not None:
-        _, positives, _, negatives = counts
+        found["low"], found["high"] = stats.tails(drawn, level)
+    return found
+
+
+def _difference(real: stats.Rate, made: stats.Rate, level: float, drawn: stats.Floats | None) -> dict[str, float]:
+    value, low, high = stats.difference(real, made)
+    if drawn is not None:
+        low, high = stats.tails(drawn[:, 0] - drawn[:, 1], level)
+    return _interval(value, low, high)
+
+
+def _accuracy(drawn: stats.Floats, share: float) -> stats.Floats:
+    """Of each draw; `share` of the cases are real."""
+    return share * drawn[:, 0] + (1 - share) * (1 - drawn[:, 1])
+
+
+def _detection(counts: tuple[int, int, int, int], level: float, drawn: stats.Floats | None = None) -> dict[str, Any]:
+    """d' and criterion with intervals; `counts`: hits, positives, alarms, negatives."""
+    values, (_, positives, _, negatives) = stats.signal_detection(*counts), counts
+    if drawn is None:
+        times = float(norm.ppf((1 + level) / 2))
+        errors = stats.detection_errors(*counts)
+        intervals = [
+            (value - times * error, value + times * error) for value, error in zip(values, errors, strict=True)
+        ]
+    else:
         hit, alarm = (
             norm.ppf(((1 - drawn[:, column]) * n + 0.5) / (n + 1)) for column, n in ((1, positives), (0, negatives))
         )
@@ -138,15 +172,13 @@ def _reader(part: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     cells = (said & synthetic, synthetic, said & ~synthetic, ~synthetic)
     hits, positives, alarms, negatives = (int(cell.sum()) for cell in cells)
     drawn = _draws(first, seed) if _clustered(first) else None
-    accuracy = asdict(stats.rate(int((said == synthetic).sum()), len(first), level))
-    if drawn is not None:
-        accuracy["low"], accuracy["high"] = stats.tails(_accuracy(drawn, first), level)
+    accuracies = None if drawn is None else _accuracy(drawn, negatives / len(first))
     calls = part.set_index("item")["call"]
     twice = again[again["repeat_of"].isin(calls.index)]  # answers to the same cases by the same reader
     return {
         "read": len(first),
         "answered": len(part),
-        "accuracy": accuracy,
+        "accuracy": _rate(int((said == synthetic).sum()), len(first), level, accuracies),
         **_detection((hits, positives, alarms, negatives), level, drawn),
         "intra_kappa": stats.cohen_kappa([calls[i] for i in twice["repeat_of"]], list(twice["call"])),
         "seconds_median": float(part["seconds"].median()),
@@ -184,7 +216,7 @@ def _clustered(first: pd.DataFrame) -> bool:
     return bool(real["subject"].duplicated().any())
 
 
-def _draws(first: pd.DataFrame, seed: int) -> Any:
+def _draws(first: pd.DataFrame, seed: int) -> stats.Floats:
     named = first.assign(real=(first["call"] == "real").astype(float))
     called = named.pivot(index="reader", columns="case", values="real")
     scores = named.pivot(index="reader", columns="case", values="score")
@@ -192,37 +224,6 @@ def _draws(first: pd.DataFrame, seed: int) -> Any:
     is_real = (cases["source"] == "real").to_numpy()
     group = [f"of {s}" if r else f"case {c}" for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)]
     return stats.bootstrap(called.to_numpy(float), scores.to_numpy(float), is_real, group, seed)
-
-
-def _accuracy(drawn: Any, first: pd.DataFrame) -> Any:
-    share = float((first["source"] == "real").mean())
-    return share * drawn[:, 0] + (1 - share) * (1 - drawn[:, 1])
-
-
-def _resample(result: dict[str, Any], first: pd.DataFrame, margin: float, seed: int, level: float) -> None:
-    """Replaces the intervals of independent cases by those over readers and cases, real ones by patient."""
-    drawn = _draws(first, seed)
-    real, made = drawn[:, 0], drawn[:, 1]
-    result["method"] = BY_PATIENT
-    for place, values in (
-        (result["called_real"]["real"], real), (result["called_real"]["synthetic"], made),
-        (result["specificity"], real), (result["sensitivity"], 1 - made),
-        (result["accuracy"], _accuracy(drawn, first)), (result["difference"], real - made),
-        (result["auc"]["mean"], drawn[:, 2]),
-    ):  # fmt: skip
-        place["low"], place["high"] = stats.tails(values, level)
-    positives, negatives = (int(result["called_real"][name]["n"]) for name in ("synthetic", "real"))
-    for name, found in _detection((0, positives, 0, negatives), level, drawn).items():
-        result[name] |= {"low": found["low"], "high": found["high"]}
-    for row in result["rows"]:
-        if row["source"] == "real":
-            row["low"], row["high"] = stats.tails(real, level)
-            continue
-        own = _draws(first[(first["source"] == row["source"]) | (first["source"] == "real")], seed)
-        row["low"], row["high"] = stats.tails(own[:, 1], level)
-        row["difference"]["low"], row["difference"]["high"] = stats.tails(own[:, 0] - own[:, 1], level)
-    result["difference"]["method"] = BY_PATIENT
-    result["equivalence"] = stats.equivalence(*stats.tails(real - made, 0.9), margin, f"90 % interval, {BY_PATIENT}")
 
 
 def _of_segmentations(

@@ -1,21 +1,30 @@
-"""The folder of a reading study as the server sees it: texts, items and their panels, never the answer key."""
+"""The folder of a reading study: texts, items and their panels for the server, never the answer key; its hashes.
+
+The key holds the hashes of all that readers are shown, study.json the hash of the key: note that before reading.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import read_json, sha256_file
+from understudy.io.files import read_json, sha256_file, sha256_json
 
 FORMAT = "understudy-reading-1"
+KEY_FORMAT = "understudy-reading-key-2"
 _ROUND_TO = 4096  # bytes: every panel is sent with one length, the largest file's rounded up to this
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SHOWN_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_SEALED = {
+    "study_sha256": "study.json (margin, design, texts)",
+    "items_sha256": "items.json",
+    "pictures_sha256": "a picture",
+}
 
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Label = Annotated[str, Field(max_length=80)]
@@ -108,3 +117,27 @@ def open_folder(path: str | Path) -> ReadingFolder:
         raise UnderstudyError(f"{len(absent)} pictures are absent", where=absent[0], fix=fix)
     length = -(-max(file.stat().st_size for file in files) // _ROUND_TO) * _ROUND_TO
     return ReadingFolder(path, text, by_id, sha256_file(path / "items.json")[:16], length)
+
+
+def seal(folder: Path, about: dict[str, Any]) -> dict[str, str]:
+    """Hashes of study.json (`about`, without the hash of the key), items and pictures."""
+    pictures = {file.name: sha256_file(file) for file in sorted((folder / "images").iterdir())}
+    hashes = sha256_json(about), sha256_file(folder / "items.json"), sha256_json(pictures)
+    return dict(zip(_SEALED, hashes, strict=True))
+
+
+def checked_study(folder: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """study.json and the key; raises `UnderstudyError` if one of them, or what lies beside them, is not as prepared."""
+    about, truth = read_json(folder / "study.json", dict), read_json(key)
+    if sha256_file(key) != about.get("key_sha256"):
+        fix = "find the key whose SHA-256 is in study.json; one that was changed cannot be used"
+        raise UnderstudyError("the answer key is not the one that was fixed before reading", where=key, fix=fix)
+    if truth.get("format") != KEY_FORMAT:
+        fix = "analyse it with the version that prepared it"
+        raise UnderstudyError("the study was prepared by another version", where=key, fix=fix)
+    found = seal(folder, {name: value for name, value in about.items() if name != "key_sha256"})
+    for name, what in _SEALED.items():
+        if truth["sealed"][name] != found[name]:
+            fix = "analyse the folder that was read, as it was; what changed on the way cannot be used"
+            raise UnderstudyError(f"{what} is not as it was prepared", where=folder, fix=fix)
+    return about, truth

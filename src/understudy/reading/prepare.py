@@ -1,4 +1,4 @@
-"""Makes the folder of a reading study: pictures under names that say nothing, and apart from it the answer key."""
+"""The two kinds of reading study: pictures under names that say nothing, and apart from them the answer key."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_file, write_json
-from understudy.reading.folder import FORMAT
-from understudy.reading.integrity import KEY_FORMAT, seal
+from understudy.reading.folder import FORMAT, KEY_FORMAT, seal
 from understudy.reading.statistics import auc
-from understudy.report.plots.slices import Pixels, channel_window, upright, windowed
+from understudy.report.plots.slices import Pixels, channel_window, colours, overlay, square_around, upright, windowed
 from understudy.roles import HELD_OUT, check_alike, part_of
 from understudy.slices import SliceSet
+from understudy.volumes import TestVolume, VolumeSet
 
 _ASKED = "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
 _KEYS = "Space goes on, Backspace goes back. Take breaks: every answer is kept at once."
 INSTRUCTIONS = {
     "confidence": f"{_ASKED}, and how sure you are from 1 (guessing) to 5 (certain). {_KEYS}",
     "binary": f"{_ASKED}. {_KEYS}",
+    "segmentations": "Two segmentations of the same slice. Which would you rather correct: A, B, or no difference (=)?"
+    " Give each a mark from 1 (useless) to 5 (nothing to correct). O hides them and shows them again.",
 }
 TELLING = 0.9  # AUC of a plain number of the pictures of which the steward is warned
 _DARK = 26  # grey value below which a pixel counts as background: a tenth of the range
@@ -44,14 +46,12 @@ _MEASURES = (
 )
 
 
-class Design(BaseModel):
+class Design(BaseModel, extra="forbid"):
     """How a reading study is drawn.
 
     `balanced`: as many synthetic as real slices, their number not told, some shown twice. `paper`: as many of each
     generator as real ones, their number told (Akbar et al., section 4.4).
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     design: Literal["balanced", "paper"] = "balanced"
     real_count: int = Field(100, ge=1)  # real slices
@@ -79,11 +79,8 @@ def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: P
     Args:
         real: slices of held-out patients.
         synthetic: generator -> its slices.
-
-    Raises:
-        UnderstudyError: too few slices, other channels or sizes, `out` or `key` exist, the key below `out`.
     """
-    check_places(out, key)
+    _check_places(out, key)
     shown = _channels(real, synthetic, design)
     rng, paper = np.random.default_rng(design.seed), design.design == "paper"
     cases = _draw_real(real, design, rng) + _draw_synthetic(synthetic, design, rng)
@@ -96,13 +93,13 @@ def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: P
     # One window for all, from real slices only: 0 to their 99.5th percentile.
     images, _ = real.read(np.unique([c.row for c in cases if c.source == "real"]))
     window = {name: channel_window(images[:, k]) for k, name in enumerate(real.channels)}
-    building = new_folder(out)
+    building = _new_folder(out)
     items: list[dict[str, Any]] = []
     plain: dict[str, list[Any]] = {name: [] for name in sources}  # [cases, measures] of each
     for item in sorted(numbers):  # in random order, as files may tell when they were written
         case = cases[numbers[item]]
-        pictures = panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
-        items.append({"id": item, "panels": save_panels(building, pictures)})
+        pictures = _panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
+        items.append({"id": item, "panels": _save_panels(building, pictures)})
         plain[case.source].append(np.mean([_measure(picture) for _, picture in pictures], axis=0))
 
     entries = {
@@ -117,7 +114,7 @@ def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: P
     about = {"kind": "real_or_synthetic", "composition": composition, "instructions": INSTRUCTIONS[design.scale],
              **design.model_dump(include={"title", "scale", "margin", "seed", "design"})}  # fmt: skip
     sets = {name: slices.content_hash for name, slices in sources.items()}
-    return finish(building, out, key, about, items, {"items": entries, "sets": sets, "telltales": _shortcuts(plain)})
+    return _finish(building, out, key, about, items, {"items": entries, "sets": sets, "telltales": _shortcuts(plain)})
 
 
 def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design) -> tuple[str, ...]:
@@ -178,11 +175,7 @@ def _measure(picture: Pixels) -> tuple[float, ...]:
 
 
 def _shortcuts(plain: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """How well each plain number alone would tell a generator from real slices (AUC, 0.5 to 1), most telling first.
-
-    A reader who raises the brightness sees faint noise where real slices are exactly black, without any anatomy: the
-    steward is told before anybody reads.
-    """
+    """How well each plain number alone would tell a generator from real slices (AUC, 0.5 to 1), most telling first."""
     rows = []
     for generator in (name for name in plain if name != "real"):
         for column, measure in enumerate(_MEASURES):
@@ -192,7 +185,88 @@ def _shortcuts(plain: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["auc"], row["generator"], row["measure"]))
 
 
-def check_places(out: Path, key: Path) -> None:
+def prepare_segmentations(
+    volumes: Path, first: tuple[str, Path], second: tuple[str, Path], out: Path, key: Path, *, count: int = 50,
+    channel: str = "", pixels: int = 640, seed: int = 0, margin: float = 0.1,
+) -> dict[str, Any]:  # fmt: skip
+    """Makes the study from the test volumes and two folders of predictions of the same patients.
+
+    Args:
+        volumes: `volumes` of a study's prepare job.
+        first, second: (name, folder of `<subject>.npz` whose `prediction` is uint8 [Z, H, W]).
+        count: cases: slices on which the two differ, as many of each patient as there are, up to an equal share.
+        channel: shown under the segmentations; "" takes FLAIR, or the last one.
+        pixels: edge of a panel, which shows the square around the patient's head.
+    """
+    _check_places(out, key)
+    opened, rng = VolumeSet.open(volumes), np.random.default_rng(seed)
+    channel = channel or ("FLAIR" if "FLAIR" in opened.channels else opened.channels[-1])
+    if channel not in opened.channels:
+        raise UnderstudyError(f"there is no channel {channel!r}", fix=f"use one of {', '.join(opened.channels)}")
+    names, folders = (first[0], second[0]), (first[1], second[1])
+    subjects = [s for s in opened.subjects("test") if all((folder / f"{s}.npz").is_file() for folder in folders)]
+    if not subjects:
+        fix = "give the folders `predictions` of two evaluate jobs of the same study"
+        raise UnderstudyError("no test patient has predictions in both folders", where=second[1], fix=fix)
+    building = _new_folder(out)
+    items: list[dict[str, Any]] = []
+    entries: dict[str, Any] = {}
+    each = -(-count // len(subjects))
+    for subject in map(str, rng.permutation(subjects)):
+        pair = []  # uint8 [Z, H, W] of each
+        for folder in folders:
+            with np.load(folder / f"{subject}.npz", allow_pickle=False) as arrays:
+                pair.append(arrays["prediction"])
+        picture = _Picture(opened, opened.read(subject), opened.channels.index(channel), pixels)
+        differing = rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))
+        for z in differing[: min(each, count - len(items))].tolist():
+            item, swapped = secrets.token_hex(8), bool(rng.integers(2))
+            shown = zip("AB", (pair[swapped], pair[not swapped]), strict=True)
+            drawn = [(letter, picture.with_labels(z, labels[z])) for letter, labels in shown]
+            # "plain" is shown in the place of both while O hides the segmentations
+            items.append({"id": item, "panels": _save_panels(building, [*drawn, ("plain", picture.plain(z))])})
+            entries[item] = {"A": names[swapped], "B": names[not swapped], "subject": subject, "z": z}
+    if not items:
+        shutil.rmtree(building)
+        what = "the two segmentations are the same on every slice"
+        raise UnderstudyError(what, where=second[1], fix="give two other models")
+    named = [c.name for c in opened.classes[1:]]
+    about = {"kind": "segmentations", "title": "Which segmentation?", "composition": "", "scale": "confidence",
+             "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS["segmentations"],
+             "legend": [list(pair) for pair in zip(named, colours(len(named)), strict=True)]}  # fmt: skip
+    return _finish(building, out, key, about, items, {"items": entries, "pair": list(names)})
+
+
+class _Picture:
+    """Slices of one volume, cut to the square around the head in all of them; every panel has `pixels` x `pixels`."""
+
+    def __init__(self, volumes: VolumeSet, volume: TestVolume, under: int, pixels: int) -> None:
+        self.images, self.grid, self.axes = volume.images[:, under], volume.geometry, volumes.axes
+        self.window, self.pixels, self.classes = channel_window(self.images), pixels, len(volumes.classes) - 1
+        self.box = square_around(self._whole(self.images.max(0)) > 0, smallest=16, margin=0.04)
+
+    def _whole(self, image: Pixels) -> Pixels:
+        """A slice as the network saw it, on the grid of the truth, upright."""
+        grid = self.grid
+        big = np.asarray(Image.fromarray(image).resize((grid.padded, grid.padded), Image.Resampling.BICUBIC))
+        return upright(grid.on_original_grid(big), self.axes)
+
+    def _cut(self, image: Pixels, how: Image.Resampling) -> Pixels:
+        top, bottom, left, right = self.box
+        cut = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+        return np.asarray(cut.resize((self.pixels, self.pixels), how))
+
+    def plain(self, z: int) -> Pixels:
+        return self._cut(self._whole(windowed(self.images[z], self.window)), Image.Resampling.BICUBIC)
+
+    def with_labels(self, z: int, labels: Pixels) -> Pixels:
+        """RGB of the slice and class indices [H, W] on the grid of the truth."""
+        marks = self._cut(upright(labels, self.axes), Image.Resampling.NEAREST)
+        width = max(1, round(self.pixels / (self.box[1] - self.box[0]) / 2))
+        return overlay(self.plain(z), marks, self.classes, fill=0.2, width=width)
+
+
+def _check_places(out: Path, key: Path) -> None:
     """Raises `UnderstudyError` for places that are taken, and for a key that readers could find."""
     for place in (out, key):
         if place.exists():
@@ -202,15 +276,15 @@ def check_places(out: Path, key: Path) -> None:
         raise UnderstudyError("the answer key lies in the folder shown to readers", where=key, fix="give another --key")
 
 
-def new_folder(out: Path) -> Path:
-    """An empty folder beside `out`, which `finish` renames to it."""
+def _new_folder(out: Path) -> Path:
+    """An empty folder beside `out`, which `_finish` renames to it."""
     building = out.with_name(out.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "images").mkdir(parents=True)
     return building
 
 
-def finish(
+def _finish(
     building: Path, out: Path, key: Path, about: dict[str, Any], items: list[dict[str, Any]], truth: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the key, then the study with its hash, and renames the folder; returns study.json."""
@@ -229,7 +303,7 @@ def finish(
     return study
 
 
-def panels(
+def _panels(
     slices: SliceSet, row: int, channels: Sequence[str], window: Mapping[str, tuple[float, float]], pixels: int,
     floor: int,
 ) -> list[tuple[str, Pixels]]:  # fmt: skip
@@ -244,7 +318,7 @@ def panels(
     return found
 
 
-def save_panels(folder: Path, pictures: Sequence[tuple[str, Pixels]]) -> list[dict[str, str]]:
+def _save_panels(folder: Path, pictures: Sequence[tuple[str, Pixels]]) -> list[dict[str, str]]:
     """Writes PNGs without metadata under random names; returns the panels of items.json."""
     found = []
     for label, picture in pictures:

@@ -13,8 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy import names
 from understudy.io.files import plain, write_json, write_text
-from understudy.report.tables.base import Table
-from understudy.report.tables.latex import latex
+from understudy.report.tables import Table, latex
 
 percent = partial(names.percent, digits=1)
 

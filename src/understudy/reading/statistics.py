@@ -71,10 +71,7 @@ def detection_errors(hits: int, positives: int, alarms: int, negatives: int) -> 
 
 
 def auc(real: ArrayLike, synthetic: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Chance that a synthetic case is scored above a real one (ties one half), with DeLong's interval (1988).
-
-    The interval is NaN with fewer than two cases of either kind.
-    """
+    """Chance that a synthetic case is scored above a real one (ties one half), with DeLong's interval (1988) or NaN."""
     x, y = np.asarray(synthetic, float), np.asarray(real, float)
     if not len(x) or not len(y):
         return math.nan, math.nan, math.nan
@@ -97,11 +94,7 @@ def cohen_kappa(first: Sequence[object], second: Sequence[object]) -> float:
 
 
 def fleiss_kappa(counts: ArrayLike) -> float:
-    """Agreement of several readers beyond chance (Fleiss 1971).
-
-    Args:
-        counts: [cases, words], how many readers said which; the same number of readers for every case.
-    """
+    """Agreement of equally many readers beyond chance (Fleiss 1971). `counts` [cases, words]: how many said which."""
     table = np.asarray(counts, float)
     n = table[0].sum()  # readers
     observed = float(((table**2).sum(1) - n).mean() / (n * (n - 1)))
@@ -122,8 +115,7 @@ def bootstrap(
         group: [cases], what is drawn together: the patient of a real case, the case itself of a synthetic one.
 
     Returns:
-        [n, 3]: P("real" | real), P("real" | synthetic), mean AUC of the readers; draws that leave one side unread are
-        left out.
+        [n, 3]: P("real" | real), P("real" | synthetic), mean AUC of the readers; draws without one side are left out.
     """
     rng = np.random.default_rng(seed)
     names = np.array([str(g) for g in group])

@@ -1,4 +1,7 @@
-"""Answers of a study: what a browser may post, and their append-only file, flushed before an answer is confirmed."""
+"""Answers of a study: what a browser may post, and their append-only file, flushed before an answer is confirmed.
+
+Answers are a chain of hashes (`link`); note its `head` after reading, as only that shows that all of it was made anew.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -19,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import sha256_json
+from understudy.io.files import sha256_file, sha256_json
 from understudy.reading.folder import Identifier, StudyText
 
 FILE = "answers.sqlite"
@@ -159,13 +162,15 @@ class Store:
             base.execute(insert, (name, _hash(token), _now()))
         return token
 
-    def begin(self, hashes: Mapping[str, str]) -> None:
-        """Keeps the SHA-256 of the files that are read (name -> hash); raises if they changed since reading began."""
+    def begin(self) -> None:
+        """Keeps the hashes of the files that are read (pictures: see `seal`); raises if they changed since reading
+        began."""
+        folder = self.path.parent
+        hashes = {name: sha256_file(folder / name) for name in ("study.json", "items.json")}
         known = dict(self._rows("SELECT file, sha256 FROM begun"))
-        changed = sorted(name for name, found in hashes.items() if known.get(name, found) != found)
-        if changed:
-            what, fix = f"{', '.join(changed)} changed since reading began", "restore the files that readers saw"
-            raise UnderstudyError(what, where=self.path.parent, fix=fix)
+        if changed := [name for name, found in hashes.items() if known.get(name, found) != found]:
+            what = f"{', '.join(changed)} changed since reading began"
+            raise UnderstudyError(what, where=folder, fix="restore the files that readers saw")
         with self._setup() as base:
             base.executemany("INSERT OR IGNORE INTO begun VALUES(?, ?)", hashes.items())
 
@@ -211,6 +216,34 @@ class Store:
             times = {"seconds": median(last.values()) if last else None, "last": own[-1][2] if own else None}
             found.append({"reader": name, "done": len(last), "changed": len(own) - len(last), **times})
         return found
+
+
+def checked_answers(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """All answers in the order in which they came, and the head of their chain; raises if any was changed."""
+    database = folder / FILE
+    rows, begun = [], {}
+    if database.is_file():
+        try:
+            with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as base:
+                rows = base.execute(f"SELECT {', '.join(COLUMNS)}, chain FROM answers ORDER BY id").fetchall()
+                begun = dict(base.execute("SELECT file, sha256 FROM begun").fetchall())
+        except sqlite3.Error as error:
+            fix = "give the folder as `reading serve` left it, with answers.sqlite-wal if there is one"
+            raise UnderstudyError(f"the answers cannot be read ({error})", where=database, fix=fix) from error
+    if not rows:
+        raise UnderstudyError("nobody has answered yet", where=database, fix="let readers: understudy reading serve")
+    for name, value in begun.items():
+        if sha256_file(folder / name) != value:
+            what = f"these answers were given to another {name}"
+            raise UnderstudyError(what, where=database, fix="analyse the folder that was read")
+    head = START
+    for number, (*row, chain) in enumerate(rows, 1):
+        head = link(head, row)
+        if head != chain:
+            what = f"answer {number} of {len(rows)}, or one before it, was changed, taken out or put in"
+            fix = "restore answers.sqlite from a copy; answers that were changed cannot be used"
+            raise UnderstudyError(what, where=database, fix=fix)
+    return [dict(zip(COLUMNS, row, strict=False)) for row in rows], head
 
 
 def _hash(token: str) -> str:

@@ -25,9 +25,9 @@ from understudy.names import display_name, percent
 from understudy.release.forms import About, Decision
 from understudy.report.content import read_audits
 from understudy.report.data import ReportData
+from understudy.report.page import render
 from understudy.report.plots import slices as plots
 from understudy.report.plots.gallery import make_gallery
-from understudy.report.render import render
 from understudy.report.sections.copies import copies
 
 Pixels = NDArray[np.uint8]
@@ -222,11 +222,9 @@ def _evidence(
 
 
 def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Image.Image:
-    """A picture of slices: for each its channels and its annotation, under headings.
+    """A picture of slices (uint8 [C, H, W], labels [H, W]): for each its channels and its annotation, under headings.
 
-    Args:
-        chosen: image uint8 [C, H, W] and labels uint8 [H, W] of each slice.
-        data: channels, classes, resolution and axes.
+    `data`: channels, classes, resolution and axes, as in a certificate.
     """
     factor = max(1, 96 // data["resolution"])  # tiles of about 96 pixels
     classes = [c["name"] for c in data["classes"][1:]]

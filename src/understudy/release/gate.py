@@ -20,7 +20,7 @@ from understudy.generators.registry import KINDS
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.membership import Membership, membership
-from understudy.memorization.screen import MEMORY, Recheck, near_duplicates, recheck, rows_left
+from understudy.memorization.screen import Recheck, near_duplicates, recheck, rows_left
 from understudy.memorization.words import missed_copies, people
 from understudy.release.forms import Decision
 from understudy.runtime.memory import release_memory
@@ -60,15 +60,11 @@ class Clearance:
 def clear(
     audited: Audited, decision: Decision, override: str | None = None, device: str = "cpu", progress: bool = False
 ) -> Clearance:
-    """Rechecks the audit of slices and weighs the decision.
-
-    Raises:
-        UnderstudyError: something speaks against the release and is not overridden; a refusal cannot be.
-    """
+    """Rechecks the audit of slices and weighs the decision; raises what speaks against it and is not overridden."""
     _check_decision(decision, override)
     found, synthetic = audited.recheck(device, progress), audited.synthetic
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
-    alike = near_duplicates(synthetic, flagged, found.numbers, device, progress, MEMORY)
+    alike = near_duplicates(synthetic, flagged, found.numbers, device, progress)
     release_memory()
     kept = rows_left(synthetic, flagged, alike)
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
@@ -94,12 +90,8 @@ def clear_model(
 ) -> tuple[Clearance, Membership]:  # fmt: skip
     """Rechecks the audit of samples, repeats membership inference on the weights, and weighs the decision.
 
-    Args:
-        model: folder of the trained generator; of a GAN with its discriminator, which is needed and not released.
-
-    Raises:
-        UnderstudyError: something speaks against the release and is not overridden. Not to be overridden: a refusal,
-            an audit of other files, no membership inference on exactly these weights.
+    Raises what speaks against the release. Not to be overridden: a refusal, an audit of other files, no membership
+    inference on exactly these weights (of a GAN the folder `model` needs the discriminator, which is not released).
     """
     _check_decision(decision, override)
     synthetic, audit = audited.synthetic, audited.audit

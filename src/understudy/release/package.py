@@ -86,15 +86,12 @@ def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
     override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
 ) -> Released:  # fmt: skip
-    """Writes the package at `out`, which must not exist.
+    """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses.
 
     Args:
         layout: one of `content.LAYOUTS`.
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
-
-    Raises:
-        UnderstudyError: the gate or the scan refuses, unknown layout, disk full, `out` exists.
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
@@ -139,15 +136,12 @@ def release_model(
     model: Path, audited: Audited, about: About, decision: Decision, out: Path, override: str | None = None,
     device: str = "cpu", progress: bool = False, evaluation: dict[str, Any] | None = None, hidden: Sequence[Path] = (),
 ) -> Released:  # fmt: skip
-    """Writes the package of a trained generator at `out`, which must not exist.
+    """Writes the package of a trained generator at `out`, which must not exist; raises if the gate or the scan refuses.
 
     Args:
         model: folder of the generator; `audited` are its samples.
         evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`).
         hidden: further paths that no document may name.
-
-    Raises:
-        UnderstudyError: the gate or the scan refuses, damaged weights, disk full, `out` exists.
     """
     with _assembling(out) as (folder, _):
         cleared, asked = clear_model(model, audited, decision, override, device, progress)
@@ -242,8 +236,7 @@ def _sealed(
 def _write_weights(model: Path, folder: Path) -> dict[str, Any]:
     """Writes the EMA generator and what is needed to sample from it into the new `folder`; returns its configuration.
 
-    The tensors are read into the network and written again: other tensors, optimiser states, the file's metadata and
-    the discriminator stay behind. Of config.json only named fields go along.
+    Tensors are read into the network and written again: optimiser states, the discriminator, metadata stay behind.
     """
     generator, config = load_generator(model)
     for name, value in generator.state_dict().items():

@@ -54,8 +54,7 @@ def secret_words(real: Sequence[SliceSet], paths: Sequence[Path] = ()) -> set[st
 def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: set[str]) -> Scan:
     """Searches a package for `words` and for slices of the `real` sets, which have its channels.
 
-    Args:
-        head: channels and classes, of its certificate; empty for a package of weights.
+    `head`: channels and classes, of its certificate; empty for a package of weights.
     """
     files, count = names_below(package), 0
     findings = _words_in(files, package, words)

@@ -45,14 +45,11 @@ class Verification:
 
 
 def verify(package: str | Path, root: str | None = None, pictures: Path | None = None) -> Verification:
-    """Checks a package.
+    """Checks a package; raises where there is none, or its list of hashes cannot be read.
 
     Args:
         root: hash that its publisher made known; None: not compared.
         pictures: PNG file for a contact sheet.
-
-    Raises:
-        UnderstudyError: no package, or a list of hashes that cannot be read.
     """
     folder = Path(package)
     certificate = certificate_of(folder)

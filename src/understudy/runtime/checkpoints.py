@@ -26,8 +26,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues s
 class Checkpoints:
     """The last `keep` checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
 
-    Args:
-        identity: hash of what is being trained on what; a checkpoint with another identity is refused.
+    `identity`: hash of what is being trained on what; a checkpoint with another one is refused.
     """
 
     def __init__(self, folder: str | Path, identity: str, keep: int = 2) -> None:

@@ -1,7 +1,4 @@
-"""Libraries that take tenths of a second to import, loaded at their first use: `from ...lazy import pandas as pd`.
-
-For modules that `understudy plan`, `status` and `--help` load as well, and that use them in functions only.
-"""
+"""Slow imports, made at the first use: for modules that `understudy plan` and `--help` load as well."""
 
 from __future__ import annotations
 

@@ -119,9 +119,6 @@ def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "t
         work: computes some rows; may be called again for the same ones.
         what, effect: what is computed, and the effect of smaller parts on it, for the record.
 
-    Raises:
-        OutOfMemory: memory runs out with a single row as well.
-
     Example:
         >>> in_parts(lambda rows: sum(range(10)[rows]), 10, "a sum")
         [45]
