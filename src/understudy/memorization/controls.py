@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from understudy.memorization import conformal
-from understudy.memorization.config import CERTAIN, AuditConfig
+from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Floats, Ints, Null
 from understudy.memorization.views import TESTED, transform
 from understudy.roles import Part
@@ -186,7 +186,7 @@ def run_controls(
         search: all slices of a set -> nearest training slices (`search.nearest`).
         work_dir: where planted copies, which are training slices, are kept meanwhile; None: the system's folder.
     """
-    kinds, like = planted_copies(config.transforms), training.slices
+    kinds, like, quantile = planted_copies(config.transforms), training.slices, config.quantile
     rows = evenly(training, config.copies, [config.seed, 23])
     images, labels = like.read(training.rows[rows])
     clusters = np.unique(training.codes[rows], return_inverse=True)[1].astype(np.int64)
@@ -200,13 +200,14 @@ def run_controls(
         found = scores_of(search(writer.close())).reshape(len(kinds), len(rows), len(TESTED))
     detections = []
     for kind, scores in zip(kinds, found, strict=True):
-        alone = [conformal.p_values(scores[:, [v]], null.view(v)).flagged(config.quantile) for v in range(len(TESTED))]
-        flagged = alone[0] if kind.faint else conformal.p_values(scores, null).flagged(config.quantile)
-        low, high = conformal.clustered_wilson(flagged, clusters)
+        alone = [conformal.p_values(scores[:, [v]], null.view(v)).flagged(quantile) for v in range(len(TESTED))]
+        flagged = alone[0] if kind.faint else conformal.p_values(scores, null).flagged(quantile)
+        interval = conformal.clustered_wilson(flagged, clusters)
         views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
         median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
-        rate = float(flagged.mean())
-        detections.append(Detection(kind.name, kind.must, len(scores), rate, low, high, views, median))
+        detections.append(
+            Detection(kind.name, kind.must, len(scores), float(flagged.mean()), *interval, views, median)
+        )  # fmt: skip
     of_kind = {kind.name: scores for kind, scores in zip(kinds, found, strict=True)}
     return Controls(tuple(detections), false_alarms(null, config), of_kind)
 
@@ -225,17 +226,15 @@ def evenly(part: Part, count: int, seed: Sequence[int]) -> Ints:
 
 def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
     """What the rule does to patients who were never trained on."""
-    needed, quantile = conformal.slices_needed(config.quantile), config.quantile
+    needed, quantile, everyone = conformal.slices_needed(config.quantile), config.quantile, np.arange(null.count)
     # each patient against all others: NaN where the others are too few
     rates, certain = np.full(null.count, np.nan), 0
-    for patient in range(null.count):
+    for patient in everyone:
         own = null.patients == patient
         if (~own).sum() >= needed:
-            compared = conformal.p_values(null.scores[own], null.without(np.arange(null.count) == patient))
-            rates[patient] = compared.flagged(quantile).mean()
-            resamples = min(500, config.resamples)
-            beyond = conformal.beyond_chance(null.scores[own], compared, null.slices, CERTAIN, resamples, config.seed)
-            certain += int(beyond.sum())
+            p = conformal.p_values(null.scores[own], null.without(everyone == patient))
+            rates[patient] = p.flagged(quantile).mean()
+            certain += int(p.certain(null.slices, min(500, config.resamples), config.seed).sum())
     rng = np.random.default_rng([config.seed, 22])
     rate = low = high = float("nan")
     if not np.isnan(rates).any():
@@ -246,7 +245,7 @@ def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
     # one half against the other, unless the reference half is too small to flag anything
     halves: list[float] = []
     for _ in range(config.splits if null.count >= 4 else 0):
-        first = np.isin(np.arange(null.count), rng.permutation(null.count)[: null.count // 2])
+        first = np.isin(everyone, rng.permutation(null.count)[: null.count // 2])
         others = null.without(first)
         if others.slices >= needed:
             tested = null.scores[first[null.patients]]

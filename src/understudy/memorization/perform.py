@@ -12,10 +12,9 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization import comparison
-from understudy.memorization.comparison import Comparison
+from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.conformal import Floats, Ints, p_values, slices_needed, threshold
+from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
 from understudy.memorization.controls import COPY, run_controls, scores_of
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import nearest
@@ -80,17 +79,10 @@ class AuditResult:
 
 
 def audit(
-    train: SliceSet,
-    held_out: SliceSet,
-    synthetic: SliceSet,
-    config: AuditConfig | None = None,
-    training_rows: Ints | None = None,
-    membership_score: MembershipScore | None = None,
-    work_dir: Path | None = None,
-    device: str = "cpu",
-    progress: bool = False,
-    **fields: Any,
-) -> AuditResult:
+    train: SliceSet, held_out: SliceSet, synthetic: SliceSet, config: AuditConfig | None = None,
+    training_rows: Ints | None = None, membership_score: MembershipScore | None = None, work_dir: Path | None = None,
+    device: str = "cpu", progress: bool = False, **fields: Any,
+) -> AuditResult:  # fmt: skip
     """Are synthetic slices copies of training slices? With controls, judged by what held-out patients show.
 
     A slice is flagged if hardly any held-out slice is as near to the training set.
@@ -129,49 +121,43 @@ def audit(
             work_dir=work_dir / name if work_dir else None, device=device, progress=progress and shown,
         )  # fmt: skip  # a folder each, since a search clears the parts of another one from its folder
 
-    parts = comparison.sides(train, held_out, synthetic, training_rows)
-    found = comparison.compare(parts, config, search)
+    def search_planted(copies: SliceSet) -> pd.DataFrame:
+        return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
 
-    def search_planted(made: SliceSet) -> pd.DataFrame:
-        return search("planted", Part("planted", made, np.arange(len(made))), parts.training)
-
-    controls = run_controls(found.judged.training, found.main.null, search_planted, config, work_dir)
-    neighbours, concentrated = comparison.all_neighbours(found, config), comparison.concentration_of(found, config)
-    facts = comparison.findings(found, neighbours, controls, concentrated, config)
-    scores = {"synthetic": found.main.scores, "held-out": found.main.null.scores, **controls.scores}
-    said = verdict(facts)
-    numbers = _numbers(found, facts, said, scores, config)
-    numbers["within"] = _repeats(found, config, device)
+    comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
+    training, heldout, _ = comparison.judged
+    controls = run_controls(training, comparison.main.null, search_planted, config, work_dir)
+    findings = comparison.findings(controls)
+    decided = verdict(findings)
+    numbers = _numbers(comparison, findings, decided)
+    numbers["within"] = _repeats(comparison, device)
     if membership_score is not None and config.membership:
-        training, heldout, _ = found.judged
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
-    return AuditResult(plain(numbers), said, neighbours, comparison.slice_table(found, config.quantile))
+    return AuditResult(plain(numbers), decided, comparison.neighbours, comparison.slices)
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:
     """What audit.json says where nothing could be audited."""
     cure = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
-    said = Verdict("cannot_tell", f"Cannot tell: {error.what}.{cure}", [], [])
-    return {"format": FORMAT, "software_version": __version__, "verdict": said.as_dict(), "refusal": error.what}
+    decided = Verdict("cannot_tell", f"Cannot tell: {error.what}.{cure}", [], [])
+    return {"format": FORMAT, "software_version": __version__, "verdict": decided.as_dict(), "refusal": error.what}
 
 
-def _numbers(
-    found: Comparison, facts: Findings, said: Verdict, scores: dict[str, Floats], config: AuditConfig
-) -> dict[str, Any]:
+def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> dict[str, Any]:
     """The content of audit.json."""
-    null, hits, concentrated, quantile = found.main.null, facts.hits, facts.concentration, config.quantile
+    config, null, hits, concentrated = comparison.config, comparison.main.null, findings.hits, findings.concentration
+    quantile = config.quantile
     sets: dict[str, dict[str, Any]] = {}
-    for part, judged in zip(found.parts, found.judged, strict=True):
+    for part, judged in zip(comparison.parts, comparison.judged, strict=True):
         sets[part.name] = {
             "slices": len(part.rows),
             "judged": len(judged.rows),
             "constant": int((part.contrast == 0).sum()),
             "content_hash": part.slices.content_hash,
             "rows_hash": sha256_json(part.rows.tolist()),
+            **({"patients": part.count} if part.name != "synthetic" else {}),
         }
-        if part.name != "synthetic":
-            sets[part.name]["patients"] = part.count
     rule = (
         f"a slice is flagged if its conformal p-value is at most {round(1 - quantile, 6):g}: its best rank over the"
         f" views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
@@ -180,46 +166,44 @@ def _numbers(
     return {
         "format": FORMAT,
         "software_version": __version__,
-        "verdict": said.as_dict(),
-        "refusal": said.headline if said.kind == "cannot_tell" else None,
+        "verdict": decided.as_dict(),
+        "refusal": decided.headline if decided.kind == "cannot_tell" else None,
         "sets": sets,
         "rule": {
-            "quantile": quantile,
-            "views": list(TESTED),
-            "transforms": config.transforms,
-            "least_content": config.least_content,
-            "text": rule,
+            "quantile": quantile, "views": list(TESTED), "transforms": config.transforms,
+            "least_content": config.least_content, "text": rule,
         },
         "null": {
             "slices": null.slices,
             "patients": null.count,
             "smallest_p": null.smallest_p,
             "smallest_patient_p": 1 / (null.count + 1),
-            "slices_needed": facts.needed,
+            "slices_needed": findings.needed,
             "thresholds": {view: threshold(null.scores[:, v], quantile) for v, view in enumerate(TESTED)},
         },
-        "flags": asdict(facts.flags),
+        "flags": asdict(findings.flags),
         "patients": {
-            "hit": len(hits), "of": facts.training, "worst": next(iter(hits.items()), None), "counts": hits,
+            "hit": len(hits), "of": findings.training, "worst": next(iter(hits.items()), None), "counts": hits,
         },
         "concentration": concentrated.as_dict() if concentrated else None,
-        "more_views": _more_views(found.heldout, found.main.found, quantile),
-        "controls": facts.controls.as_dict(),
+        "more_views": _more_views(comparison),
+        "controls": findings.controls.as_dict(),
         "within": None,
-        "histograms": _histograms({name: scores[name] for name in ("synthetic", "held-out", COPY)}),
+        "histograms": _histograms(comparison, findings),
         "membership": None,
         "config": config.model_dump(mode="json"),
     }  # fmt: skip
 
 
-def _more_views(of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, quantile: float) -> dict[str, Any]:
+def _more_views(comparison: Comparison) -> dict[str, Any]:
     """Flag rates of the views that are for information: single channels and annotations, where they are defined."""
     found: dict[str, dict[str, float | None]] = {}
-    for column in of_synthetic.columns:
+    synthetic, heldout, quantile = comparison.main.nearest, comparison.heldout, comparison.config.quantile
+    for column in synthetic.columns:
         view = column.removesuffix(".score")
         if view == column or view in TESTED:
             continue
-        mine, theirs = of_synthetic[column].dropna().to_numpy(), of_heldout[column].dropna().to_numpy()
+        mine, theirs = synthetic[column].dropna().to_numpy(), heldout[column].dropna().to_numpy()
         limit = rate = None
         if len(mine) and len(theirs) >= slices_needed(quantile):
             limit = threshold(theirs, quantile)
@@ -228,12 +212,12 @@ def _more_views(of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, quantile: 
     return found
 
 
-def _repeats(found: Comparison, config: AuditConfig, device: str) -> dict[str, Any] | None:
+def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
     """Near-duplicates within the synthetic set (mode collapse): nearer to each other than held-out to training slices;
     None if that is not wanted or there is one slice only."""
-    synthetic = found.judged.synthetic
+    synthetic, config, null = comparison.judged.synthetic, comparison.config, comparison.main.null
     # at most as many as there are training slices: as many chances to find a neighbour as held-out slices have
-    count = min(len(synthetic.rows), config.within, len(found.parts.training.rows) + 1)
+    count = min(len(synthetic.rows), config.within, len(comparison.parts.training.rows) + 1)
     if count < 2:
         return None
     rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
@@ -242,16 +226,17 @@ def _repeats(found: Comparison, config: AuditConfig, device: str) -> dict[str, A
         **config.search(more=False), device=device,
     )  # fmt: skip
     first = TESTED.index("stacked")
-    flagged = p_values(scores_of(near)[:, [first]], found.main.null.view(first)).flagged(config.quantile)
+    flagged = p_values(scores_of(near, ["stacked"]), null.view(first)).flagged(config.quantile)
     expected = round(1 - config.quantile, 12)
     return {"compared": count, "count": int(flagged.sum()), "rate": float(flagged.mean()), "expected": expected}
 
 
-def _histograms(drawn: dict[str, Floats]) -> dict[str, Any]:
-    """Counts of the nearest scores of each group, by view, in common bins."""
-    shown = {}
+def _histograms(comparison: Comparison, findings: Findings) -> dict[str, Any]:
+    """Counts of the nearest scores of synthetic and held-out slices and planted copies, by view, in common bins."""
+    main, shown = comparison.main, {}
+    groups = {"synthetic": main.p.scores, "held-out": main.null.scores, COPY: findings.controls.scores[COPY]}
     for v, view in enumerate(TESTED):
-        columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in drawn.items()}
+        columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in groups.items()}
         low = min(float(np.quantile(values, 0.002)) for values in columns.values() if len(values))
         edges = np.linspace(low, 1.0, 49)
         counts = {name: np.histogram(np.clip(x, low, 1), edges)[0].tolist() for name, x in columns.items()}

@@ -12,20 +12,20 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_json
-from understudy.memorization.comparison import Comparison, compare, concentration_of, flags_of, sides, slice_table
+from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.conformal import Ints, slices_needed
+from understudy.memorization.conformal import Ints
 from understudy.memorization.controls import Controls
 from understudy.memorization.perform import FORMAT
 from understudy.memorization.search import nearest
-from understudy.memorization.verdict import Findings, Verdict
+from understudy.memorization.verdict import Verdict
 from understudy.memorization.words import verdict
 from understudy.roles import Part
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet, SliceWriter
 
-MEMORY = 1 << 28  # bytes of a search that is done again; the result does not depend on it
+MEMORY = 1 << 28  # bytes of a search after the audit; the result does not depend on it
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 
@@ -89,10 +89,7 @@ def rows_left(synthetic: SliceSet, flagged: Ints, alike: Ints) -> Ints:
     return kept
 
 
-def near_duplicates(
-    synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any], device: str, progress: bool,
-    memory_bytes: int | None = None,
-) -> Ints:  # fmt: skip
+def near_duplicates(synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any], device: str, progress: bool) -> Ints:
     """Rows of near-duplicates of flagged slices, without these.
 
     Two slices are near-duplicates if they are nearer to each other (all channels together) than the audit's threshold
@@ -102,21 +99,22 @@ def near_duplicates(
     others = np.setdiff1d(np.arange(len(synthetic)), flagged)
     if not len(flagged) or not len(others) or limit is None:
         return np.zeros(0, np.int64)
-    search = AuditConfig.model_validate(numbers["config"]).search(more=False) | {"views": ("stacked",)}
-    if memory_bytes is not None:
-        search["memory_bytes"] = memory_bytes
-    found = nearest(
-        synthetic, synthetic, query_rows=others, training_rows=flagged, **search, device=device, progress=progress
-    )
+    options = _search_again(AuditConfig.model_validate(numbers["config"])) | {"views": ("stacked",)}
+    rows: dict[str, Any] = {"query_rows": others, "training_rows": flagged}
+    found = nearest(synthetic, synthetic, **rows, **options, device=device, progress=progress)
     return np.asarray(others[found["stacked.score"].fillna(-1).to_numpy() > limit], np.int64)
+
+
+def _search_again(config: AuditConfig) -> dict[str, Any]:
+    return config.search(more=False) | {"memory_bytes": MEMORY}
 
 
 def read_audit(folder: str | Path) -> dict[str, Any]:
     """The content of an audit's audit.json; raises `UnderstudyError` if it is no audit with its controls."""
     numbers: dict[str, Any] = read_json(Path(folder) / "audit.json")
     if numbers.get("format") != FORMAT or not numbers.get("controls"):
-        said = f": {numbers['refusal']}" if numbers.get("refusal") else ""
-        raise UnderstudyError(f"this is no audit with its controls{said}", where=folder, fix=_AGAIN)
+        why = f": {numbers['refusal']}" if numbers.get("refusal") else ""
+        raise UnderstudyError(f"this is no audit with its controls{why}", where=folder, fix=_AGAIN)
     return numbers
 
 
@@ -135,22 +133,22 @@ class Recheck:
     numbers: dict[str, Any]  # of audit.json
     found: Comparison  # what the searches found now
 
-    @cached_property
+    @property
     def config(self) -> AuditConfig:
-        return AuditConfig.model_validate(self.numbers["config"])
+        return self.found.config
 
-    @cached_property
+    @property
     def table(self) -> pd.DataFrame:
         """As p_values.parquet: row, judged, flagged, p, ..."""
-        return slice_table(self.found, self.config.quantile)
+        return self.found.slices
 
     @cached_property
     def controls(self) -> Controls:
         return Controls.of(self.numbers)
 
-    @cached_property
+    @property
     def concentration(self) -> Concentration | None:
-        return concentration_of(self.found, self.config)
+        return self.found.concentration
 
     def rest(self, kept: Ints, screened: bool = True) -> Verdict:
         """The verdict on these rows of the synthetic set. Its sentences name no patients that were hit.
@@ -161,15 +159,10 @@ class Recheck:
         Raises:
             UnderstudyError: none of them can be judged.
         """
-        main, faint = self.found.main.kept(kept), self.found.faint.kept(kept)
-        if not len(main.found):
+        if not np.isin(kept, self.found.main.part.rows).any():
             what = "no slice that is left can be judged"
             raise UnderstudyError(what, where="audit", fix="sample and audit more slices")
-        quantile, null, training = self.config.quantile, main.null, self.found.parts.training.count
-        flags = flags_of(main, faint, len(kept), self.controls, self.config)
-        sizes = null.count, null.slices, slices_needed(quantile), quantile
-        concentrated = None if screened else self.concentration
-        return verdict(Findings(flags, {}, training, self.controls, *sizes, screened, concentrated))
+        return verdict(self.found.findings(self.controls, kept, screened))
 
 
 def recheck(
@@ -188,21 +181,20 @@ def recheck(
     numbers = read_audit(folder)
     parts = sides(train, held_out, synthetic, training_rows)
     for part in parts:
-        said = numbers["sets"].get(part.name) or {}
+        recorded = numbers["sets"].get(part.name) or {}
         hashes = {"content_hash": part.slices.content_hash, "rows_hash": sha256_json(part.rows.tolist())}
-        if any(said.get(name) != found for name, found in hashes.items()):
+        if any(recorded.get(name) != found for name, found in hashes.items()):
             what = f"the audit is of other {part.name} slices or other rows of them, or they were changed since"
             raise UnderstudyError(what, where=folder, fix=_AGAIN)
     for slices in {id(part.slices): part.slices for part in parts}.values():
         slices.verify()
     config = AuditConfig.model_validate(numbers["config"])
-    options = config.search(more=False) | {"memory_bytes": MEMORY}
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
         rows: dict[str, Any] = {"query_rows": part.rows, "training_rows": among.rows}
-        table = nearest(part.slices, train, **rows, **options, device=device, progress=progress)
+        found = nearest(part.slices, train, **rows, **_search_again(config), device=device, progress=progress)
         release_memory()
-        return table
+        return found
 
     done, path = Recheck(numbers, compare(parts, config, search)), folder / "p_values.parquet"
     if not path.is_file():
