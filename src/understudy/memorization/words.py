@@ -8,7 +8,7 @@ from typing import Any
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.controls import DETECTED, Controls
-from understudy.memorization.verdict import REASONS, Findings, Kind, Verdict, reason
+from understudy.memorization.verdict import REASONS, Findings, Verdict, reason
 from understudy.names import percent
 
 MORE_HELD_OUT = "Hold out more patients and audit again."
@@ -34,22 +34,28 @@ def verdict(found: Findings) -> Verdict:
     """The verdict: decided by `reason`, in words."""
     why = reason(found)
     kind = REASONS[why]
-    return Verdict(kind, _headline(why, found), _evidence(kind, found), _limits(found))
+    sentences = _evidence(found)
+    if kind == "copies_found":
+        sentences.append(
+            "What to do: do not release this set. Look at the nearest pairs in private/gallery.png; take the flagged"
+            " slices out with `understudy screen`, or train on more patients, and audit again."
+        )
+    return Verdict(kind, _headline(why, found), sentences, _limits(found))
 
 
 def _headline(why: str, found: Findings) -> str:
     flags = found.flags
     flagged = f"{flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)})"
-    nearer = f"nearer to a training slice than {percent(found.quantile)} of new patients' slices"
+    nearer = f"{flagged} are nearer to a training slice than {percent(found.quantile)} of new patients' slices"
     chance = f"chance alone would give {percent(flags.expected)}."
     certain = f"{count(flags.certain, 'synthetic slice')} {are(flags.certain)} nearer to a training slice than chance"
     match why:
         case "too_few_slices":
-            said = f"{count(found.slices, 'held-out slice')} {are(found.slices)} too few"
-            return f"Cannot tell: {said}: it takes at least {found.needed} to flag any slice. {MORE_HELD_OUT}"
+            few = f"{count(found.slices, 'held-out slice')} {are(found.slices)} too few"
+            return f"Cannot tell: {few}: it takes at least {found.needed} to flag any slice. {MORE_HELD_OUT}"
         case "too_few_patients":
-            said = f"{count(found.patients, 'held-out patient')} {are(found.patients)} too few"
-            return f"Cannot tell: {said}: it takes at least {FEWEST_PATIENTS}. {MORE_HELD_OUT}"
+            few = f"{count(found.patients, 'held-out patient')} {are(found.patients)} too few"
+            return f"Cannot tell: {few}: it takes at least {FEWEST_PATIENTS}. {MORE_HELD_OUT}"
         case "new_patients_certain":
             alarms = found.controls.false_alarms.certain
             return (
@@ -57,14 +63,14 @@ def _headline(why: str, found: Findings) -> str:
                 " for one patient under two names among the training and held-out patients, then audit again."
             )
         case "certain":
-            return f"Copies found: {certain} explains; {flagged} are {nearer}."
+            return f"Copies found: {certain} explains; {nearer}."
         case "false_alarms_unknown":
             return (
                 f"Cannot tell: {found.slices} held-out slices are too few to measure how often new patients' slices are"
                 f" flagged by mistake: without any one patient at least {found.needed} must be left. {MORE_HELD_OUT}"
             )
         case "rate":
-            return f"Copies found: {flagged} are {nearer}; {chance}"
+            return f"Copies found: {nearer}; {chance}"
         case "copies_missed":
             return (
                 "Cannot tell: of the copies planted to test this search it found too few:"
@@ -73,8 +79,8 @@ def _headline(why: str, found: Findings) -> str:
             )
         case "rate_unclear":
             return (
-                f"Cannot tell: {flagged} are {nearer}, more than the {percent(flags.expected)} expected by chance, but"
-                f" the {found.patients} held-out patients differ too much from each other to call it copying."
+                f"Cannot tell: {nearer}, more than the {percent(flags.expected)} expected by chance, but the"
+                f" {found.patients} held-out patients differ too much from each other to call it copying."
                 f" {MORE_HELD_OUT}"
             )
         case "mostly_empty":
@@ -84,23 +90,24 @@ def _headline(why: str, found: Findings) -> str:
                 " longer."
             )
         case "concentrated":
-            assert found.concentration is not None
+            whom = people(found.concentration.patients if found.concentration else 0)
             return (
-                f"Cannot tell, look first: {flagged} are {nearer}, no more than chance gives, but they are concentrated"
-                f" on {people(found.concentration.patients)} of {found.training}: {GALLERY}."
+                f"Cannot tell, look first: {nearer}, no more than chance gives, but they are concentrated on {whom} of"
+                f" {found.training}: {GALLERY}."
             )
         case "screened":
             return (
                 f"No copy that this audit can find is left among {count(flags.judged, 'screened slice')}. This says"
                 " nothing about the generator: see the audit before screening."
             )
-    return f"No sign of copying: {flagged} are {nearer}; {chance}"
+    return f"No sign of copying: {nearer}; {chance}"
 
 
-def _evidence(kind: Kind, found: Findings) -> list[str]:
+def _evidence(found: Findings) -> list[str]:
+    """The numbers behind the headline, in sentences."""
     flags, enough = found.flags, found.slices >= found.needed
     reach = "reach" if flags.strict > 1 else "reaches"
-    said = [
+    sentences = [
         f"For comparison {count(found.slices, 'slice')} of {count(found.patients, 'patient')} whom the generator never"
         " saw (new patients, held out) were searched for in the same training slices. The smallest p-value that a slice"
         f" can have is {1 / (found.slices + 1):.2g}; counted by patient it is {flags.strict_p:.2g}, which"
@@ -110,55 +117,52 @@ def _evidence(kind: Kind, found: Findings) -> list[str]:
         low, high = (points(x).split()[0] for x in (flags.excess_low, flags.excess_high))
         below = "fewer than" if flags.excess_high < 0 else "no clear difference from"
         direction = "more than" if flags.excess_low > 0 else below
-        said.append(
+        sentences.append(
             f"{percent(flags.rate)} of the slices are too near to a training slice (flagged), {direction} the"
             f" {percent(flags.expected)} expected by chance: the difference is {points(flags.excess)} (95 % interval"
             f" {low} to {high}; above 0 means more than chance)."
         )
     if flags.skipped:
-        said.append(
+        sentences.append(
             f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
             f" judged like the others: {flags.skipped - flags.faint:,} of one grey value, {flags.faint:,} nearly empty."
         )
     if flags.faint:
-        said[-1] += (
+        sentences[-1] += (
             " The nearly empty ones were compared with the training slices of full contrast, since they might be"
             f" dimmed copies: {flags.faint_count:,} of them {are(flags.faint_count)} too near."
         )
     if not enough:
-        said.append("With so few held-out slices none could be flagged, whatever the synthetic slices show.")
-    elif flags.count:
-        name, most = next(iter(found.hits.items()), ("", 0))
-        said.append(
-            f"The flagged slices are nearest to slices of {len(found.hits)} of"
-            f" {count(found.training, 'training patient')}; {name} has the most, {most:,} of them."
-        )
-        if found.concentration is not None:
-            said.append(spread(found.concentration))
-    elif found.screened:
-        said.append(
-            "No slice is flagged, because the flagged ones were taken out by the same rule. New samples of the same"
-            " generator would contain such slices again, so screen them as well."
-        )
-    else:
-        said.append(
-            "No slice is flagged. That does not prove that there are none: of further slices of this kind up to"
-            f" {percent(flags.bound)} could be too near (95 % bound from {count(flags.judged, 'slice')})."
-        )
-    if flags.wilson_high < flags.expected and not found.screened and enough:
-        said.append(
+        return [*sentences, "With so few held-out slices none could be flagged, whatever the synthetic slices show."]
+    sentences += _flagged(found)
+    if flags.wilson_high < flags.expected and not found.screened:
+        sentences.append(
             "That is fewer than chance gives: these slices are less like the training slices than new patients'"
             " slices are, as those of a generator that has not learned enough would be. Audit again after a longer"
             " training."
         )
-    if enough:
-        said.append(_controls(found.controls))
-    if kind == "copies_found":
-        said.append(
-            "What to do: do not release this set. Look at the nearest pairs in private/gallery.png; take the flagged"
-            " slices out with `understudy screen`, or train on more patients, and audit again."
+    return [*sentences, _controls(found.controls)]
+
+
+def _flagged(found: Findings) -> list[str]:
+    """Whom the flagged slices are beside, or what it means that there are none."""
+    flags = found.flags
+    if flags.count:
+        name, most = next(iter(found.hits.items()), ("", 0))
+        beside = (
+            f"The flagged slices are nearest to slices of {len(found.hits)} of"
+            f" {count(found.training, 'training patient')}; {name} has the most, {most:,} of them."
         )
-    return said
+        return [beside, *([spread(found.concentration)] if found.concentration else [])]
+    if found.screened:
+        return [
+            "No slice is flagged, because the flagged ones were taken out by the same rule. New samples of the same"
+            " generator would contain such slices again, so screen them as well."
+        ]
+    return [
+        "No slice is flagged. That does not prove that there are none: of further slices of this kind up to"
+        f" {percent(flags.bound)} could be too near (95 % bound from {count(flags.judged, 'slice')})."
+    ]
 
 
 def _controls(controls: Controls) -> str:
@@ -216,10 +220,10 @@ def spread(found: Concentration) -> str:
             f" generator that collapsed: {GALLERY}."
         )
     if not found.testable:
+        few = f"{count(found.flagged, 'flagged slice')} and {count(found.votes, 'held-out patient')}"
         return (
-            "Too few to tell whether they are concentrated on few patients: with"
-            f" {count(found.flagged, 'flagged slice')} and {count(found.votes, 'held-out patient')} p is"
-            f" {found.smallest_p:.2g} or more."
+            f"Too few to tell whether they are concentrated on few patients: with {few} p is {found.smallest_p:.2g} or"
+            " more."
         )
     return f"No more concentrated on few patients than new patients' slices are: {counts}; p = {found.p:.2g}."
 
@@ -244,33 +248,24 @@ def points(share: float) -> str:
 
 def as_markdown(numbers: dict[str, Any]) -> str:
     """The content of audit.json as a page: verdict, controls, limits."""
-    said, null, detection = numbers["verdict"], numbers["null"], numbers["controls"]["detection"]
+    decided, null, detection = numbers["verdict"], numbers["null"], numbers["controls"]["detection"]
+    too_few = " With too few held-out slices to flag any, every share is 0 %."
     rows = [
-        f"| {d['name']} | {100 * d['rate']:.0f} % | {100 * d['low']:.0f} to {100 * d['high']:.0f} % |"
+        f"| {d['name']} | {100 * d['rate']:.0f} % | {100 * d['low']:.0f} to {100 * d['high']:.0f} % |\n"
         for d in detection
     ]
-    too_few = " With too few held-out slices to flag any, every share is 0 %."
-    return "\n".join(
-        [
-            f"# {said['headline']}",
-            "",
-            *[f"{sentence}\n" for sentence in said["sentences"]],
-            *([f"{numbers['membership']['words']}\n"] if numbers["membership"] else []),
-            *([f"{NEXT}\n"] if said["kind"] == "no_sign" else []),
-            "## How many copies this audit finds",
-            "",
-            f"{detection[0]['copies']:,} training slices were changed as named and searched for."
-            + too_few * (null["slices"] < null["slices_needed"]),
-            "",
-            "| planted copy | found | 95 % interval by patient |",
-            "| --- | --- | --- |",
-            *rows,
-            "",
-            "## What this audit cannot say",
-            "",
-            *[f"- {limit}" for limit in said["limits"]],
-            "",
-            f"Understudy {numbers['software_version']}, rule: {numbers['rule']['text']}",
-            "",
-        ]
-    )
+    parts = [
+        f"# {decided['headline']}\n\n",
+        *(f"{sentence}\n\n" for sentence in decided["sentences"]),
+        f"{numbers['membership']['words']}\n\n" if numbers["membership"] else "",
+        f"{NEXT}\n\n" if decided["kind"] == "no_sign" else "",
+        "## How many copies this audit finds\n\n",
+        f"{detection[0]['copies']:,} training slices were changed as named and searched for.",
+        too_few * (null["slices"] < null["slices_needed"]),
+        "\n\n| planted copy | found | 95 % interval by patient |\n| --- | --- | --- |\n",
+        *rows,
+        "\n## What this audit cannot say\n\n",
+        *(f"- {limit}\n" for limit in decided["limits"]),
+        f"\nUnderstudy {numbers['software_version']}, rule: {numbers['rule']['text']}\n",
+    ]
+    return "".join(parts)
