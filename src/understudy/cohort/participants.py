@@ -45,20 +45,15 @@ def persons_of(scans: Iterable[str]) -> dict[str, str]:
     """Scan's id -> person. Where all would be one person without a number (scan of scan_20200101), each is its own."""
     persons = {scan: person_of(scan) for scan in scans}
     names = set(persons.values())
-    if len(names) == 1 and not any(letter.isdigit() for letter in names.pop()):
-        return {scan: scan for scan in persons}
-    return persons
+    alone = len(names) == 1 and not re.search(r"\d", min(names))
+    return {scan: scan for scan in persons} if alone else persons
 
 
-def perhaps_one_person(persons: Iterable[str]) -> list[tuple[str, str]]:
+def perhaps_one_person(persons: Sequence[str]) -> list[tuple[str, str]]:
     """Two ids of each person whose ids may differ by the visit alone, as -00001_11 and -00001_21 do."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    persons = list(persons)
-    for name in persons:
-        if match := _PERHAPS.fullmatch(name):
-            alike[match["person"]].append(name)
-    numbered = sum(map(len, alike.values()))
-    if numbered > _FEW * len(alike) or (len(alike) == 1 and numbered == len(persons)):
+    matches = [match for name in persons if (match := _PERHAPS.fullmatch(name))]
+    alike = _grouped((match["person"], match.string) for match in matches)
+    if len(matches) > _FEW * len(alike) or (len(alike) == 1 and len(matches) == len(persons)):
         return []  # the numbers of patients, not of visits
     return [(found[0], found[1]) for found in alike.values() if len(found) > 1]
 
@@ -74,13 +69,13 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     """
     if config.participants is None:
         return {}, []
-    path = Path(config.path) / (PARTICIPANTS if config.participants == AUTO else config.participants)
+    path = config.path / (PARTICIPANTS if config.participants == AUTO else config.participants)
     asked = (config.participants, config.site_column, config.participant_column) != (AUTO, AUTO, PARTICIPANT_COLUMN)
     if not path.is_file():
-        if asked:
-            fix = "correct `participants`, or remove it and its columns"
-            raise UnderstudyError("the table of participants does not exist", where=path, fix=fix)
-        return {}, []
+        if not asked:
+            return {}, []
+        fix = "correct `participants`, or remove it and its columns"
+        raise UnderstudyError("the table of participants does not exist", where=path, fix=fix)
     header, rows = _read(path)
     ids = _column(header, config.participant_column, path)
     sites = _column(header, SITE_COLUMN if config.site_column == AUTO else config.site_column, path)
@@ -89,20 +84,20 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     if ids is None or sites is None:
         option = "participant_column" if ids is None else "site_column"
         what = f"the table of participants has no column {getattr(config, option)}"
-        missing = UnderstudyError(what, where=path, fix=f"set `{option}`; the table has {', '.join(header)}")
+        fix = f"set `{option}`; the table has {', '.join(header)}"
         if asked:
-            raise missing
-        return {}, [note(path, f"{what}: no patient has a site", missing.fix or "")]
+            raise UnderstudyError(what, where=path, fix=fix)
+        return {}, [note(path, f"{what}: no patient has a site", fix)]
     table, doubts = _one_site_each(header, rows, ids, sites, path)
-    found: dict[str, str] = {}
+    people, found = set(names.values()), dict[str, str]()
     for key in _KEYS:
-        by_row, by_scan, by_person = (_by_key(key, given) for given in (table, names, set(names.values())))
+        by_row, by_scan, by_person = (_grouped((key(n), n) for n in given) for given in (table, names, people))
         for scan, person in names.items():
             for name, others in ((scan, by_scan), (person, by_person)):
                 row = by_row.get(key(name), [])
                 if scan not in found and len(row) == len(others[key(name)]) == 1:
                     found[scan] = table[row[0]]
-    people, named = set(names.values()), {names[scan] for scan in found}
+    named = {names[scan] for scan in found}
     if named != people:
         what = f"the table names {len(named)} of {len(people)} patients, and not {min(people - named)}"
         example = next(iter(table), "no row")
@@ -145,20 +140,19 @@ def _one_site_each(
 ) -> tuple[dict[str, str], list[Problem]]:
     """Id -> site. Several rows of a patient (visits) must agree; a row without a site says nothing."""
     found: dict[str, str] = {}
-    spellings: dict[str, dict[str, None]] = {}  # in the order in which they occur
+    spellings: dict[str, list[str]] = defaultdict(list)  # in the order in which they occur
     for line, row in rows.items():
         if len(row) < len(header) or any(field.strip() for field in row[len(header) :]):
             what = f"line {line} of the table of participants has {len(row)} fields, and the header {len(header)}"
             fix = "write n/a for what is not known, and quote text that holds the separator"
             raise UnderstudyError(what, where=path, fix=fix)
         name, site, before = row[ids], " ".join(_composed(row[sites]).split()), found.get(row[ids], "")
-        key = site.casefold()
-        if key in _UNKNOWN_SITES:
+        if site.casefold() in _UNKNOWN_SITES:
             site = ""
         else:
-            same = spellings.setdefault(key, {})
-            same[row[sites]] = None
-            site = " ".join(_composed(next(iter(same))).split())
+            spelled = spellings[site.casefold()]
+            spelled += [row[sites]] if row[sites] not in spelled else []
+            site = " ".join(_composed(spelled[0]).split())
         if before and site and before != site:
             what = f"the table of participants says that {name} is from {before} and from {site}"
             raise UnderstudyError(what, where=path, fix="give the patient one site in all rows")
@@ -184,8 +178,8 @@ _KEYS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def _by_key(key: Callable[[str], str], names: Iterable[str]) -> dict[str, list[str]]:
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        found[key(name)].append(name)
+    for key, name in pairs:
+        found[key].append(name)
     return found

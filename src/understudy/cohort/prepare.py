@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -56,22 +57,21 @@ def prepare(
         UnderstudyError: unusable volume, unknown rule channel, patient without a part, no training slice, full disk.
     """
     refuse_rule_channel(cohort, config)
-    for patient in cohort.patients:
-        if split.get(patient.id) not in SPLITS:
-            raise UnderstudyError(f"patient {patient.id} is in no part of the split", fix="split the cohort again")
+    if left_over := [patient.id for patient in cohort.patients if split.get(patient.id) not in SPLITS]:
+        raise UnderstudyError(f"patient {left_over[0]} is in no part of the split", fix="split the cohort again")
     order = sorted(cohort.patients, key=lambda patient: patient.id)
     frame = frame or frame_of(cohort, config)
     if frame is None:  # no header can be read: the first patient says why
         PatientReader(order[0], cohort, config.plane).refuse_errors()
         raise UnderstudyError("no image of the cohort can be read", where=cohort.path, fix="run `understudy check`")
-    spec = config.model_dump(exclude={"workers"})
+    spec, cut = config.model_dump(exclude={"workers"}), asdict(frame)
     # sizes tell cheaply that the files are still those that an interrupted run has read
     sizes = {str(path): path.stat().st_size for patient in order for path in patient.files.values()}
-    identity = {"config": spec, "split": dict(split), "files": sizes, "frame": frame.as_dict()}
+    identity = {"config": spec, "split": dict(split), "files": sizes, "frame": cut}
     channels, classes, axes = cohort.channels, cohort.classes, axes_of(config.plane)
     spacing = _common_spacing(order, frame)
     writer = SliceWriter(Path(out) / "slices", channels, classes, config.resolution, spacing, axes, identity)
-    volumes = VolumeWriter(Path(out) / "volumes", channels, classes, axes, frame.as_dict())
+    volumes = VolumeWriter(Path(out) / "volumes", channels, classes, axes, cut)
     # What an interrupted run has written is not written again; the order of patients is always the same.
     already = writer.done
     counts, sources = {part: Counter(_COUNTED) for part in SPLITS}, {}
@@ -89,7 +89,7 @@ def prepare(
     refuse_empty_training(counts["train"]["slices"], cohort)
     volumes.close()
     result = {part: dict(counter) for part, counter in counts.items()}
-    writer.close(counts=result, slicing=spec, frame=frame.as_dict(), layout=cohort.layout, sources=sources)
+    writer.close(counts=result, slicing=spec, frame=cut, layout=cohort.layout, sources=sources)
     return result
 
 
@@ -110,8 +110,7 @@ def slice_patient(
     files = {channel: reader.files[channel] for channel in cohort.channels}
     images, kept = slice_images(partial(reader.image, digest=digest), files, geometry, config, part == "train")
     truth = reader.labels(digest)
-    if part == "train":
-        truth = truth[kept]
+    truth = truth[kept] if part == "train" else truth
     labels = geometry.network_labels(truth, len(cohort.classes))
     if part != "train":
         where = (geometry, header.spacing, header.slice_affine)
@@ -119,7 +118,7 @@ def slice_patient(
         images, labels = images[kept], labels[kept]
     z = np.flatnonzero(kept)
     text = {"subject": patient.subject, "site": patient.site, "split": part}
-    columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}
+    columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}  # also without rows
     rows = pd.DataFrame({"id": [f"{patient.id}_{i:03d}" for i in z], **columns, "z": z.astype(np.int64)})
     return images, labels, rows[["id", "subject", "site", "z", "split"]], digest.hexdigest()
 

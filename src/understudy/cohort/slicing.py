@@ -8,7 +8,7 @@ exceed 50 (compared before rounding); MATLAB's `uint8` rounds halves up.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -99,16 +99,13 @@ class Frame:
         The pixel size is the lower median of the patients' pixel sizes. The matrix is the smallest power of two that
         holds the slices of at least half of the patients, at that pixel size.
         """
-
-        def lower_median(values: Sequence[float]) -> float:
-            return float(np.sort(values)[(len(values) - 1) // 2])
-
-        pixel = config.pixel_size or round(lower_median([min(header.spacing[1:]) for header in headers]), 4)
+        middle = (len(headers) - 1) // 2  # of sorted values: the lower median
+        pixel = config.pixel_size or round(float(np.sort([min(header.spacing[1:]) for header in headers])[middle]), 4)
         sizes = [
             max(n * _scale(edge, pixel) for n, edge in zip(header.slice_shape[1:], header.spacing[1:], strict=True))
             for header in headers
         ]
-        matrix = config.matrix or power_of_two(round(lower_median(sizes)))
+        matrix = config.matrix or power_of_two(round(float(np.sort(sizes)[middle])))
         SliceGeometry.fit(matrix, matrix, config.resolution, matrix)  # raises if the resolution does not fit
         return cls(config.plane, pixel, matrix, config.resolution)
 
@@ -134,17 +131,14 @@ class Frame:
             return True
 
     def describe(self) -> str:
+        """For people: "axial slices of 1 mm pixels, 256 x 256, shrunk to 64 x 64"."""
         shrunk = "" if self.matrix == self.resolution else f", shrunk to {self.resolution} x {self.resolution}"
         return f"{self.plane} slices of {self.pixel:g} mm pixels, {self.matrix} x {self.matrix}{shrunk}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def _scale(edge: float, pixel: float) -> float:
     """New pixels for each of the old ones; 1 where their sizes are nearly the same."""
-    scale = edge / pixel
-    return 1.0 if abs(scale - 1) <= _SAME_SIZE else scale
+    return 1.0 if abs(edge / pixel - 1) <= _SAME_SIZE else edge / pixel
 
 
 def _corners(slices: NDArray[Any]) -> NDArray[Any]:
@@ -247,23 +241,8 @@ def kept_slices(rule: Bright, geometry: SliceGeometry, config: SliceConfig) -> N
     """
     if config.keep == "all":
         return np.ones(len(rule.slices), bool)
-    # The smallest value that passes: one comparison a pixel then does what a conversion and a division would.
-    lowest = _lowest_above(config.rule_intensity, rule.ceiling, rule.slices.dtype)
-    bright = [int(np.count_nonzero(plane >= lowest)) for plane in rule.slices]
+    bright = [np.count_nonzero(_scaled(plane, rule.ceiling) > config.rule_intensity) for plane in rule.slices]
     return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
-
-
-def _lowest_above(intensity: float, ceiling: float, dtype: np.dtype[Any]) -> Any:
-    """The smallest value of a type that is above `intensity` on the scale 0-255; scaling never changes an order."""
-    native = dtype.newbyteorder("=")
-    if np.issubdtype(native, np.integer):
-        start = int(intensity * ceiling / 255) - 1
-        return next(v for v in range(start, start + 4) if v / ceiling * 255 > intensity)
-    below, above = native.type(0), np.nextafter(native.type(ceiling), native.type(np.inf))
-    while below < (middle := below + (above - below) / native.type(2)) < above:
-        passes = _scaled(middle, ceiling) > intensity
-        below, above = (below, middle) if passes else (middle, above)
-    return above
 
 
 def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:

@@ -92,39 +92,20 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
         UnderstudyError: unknown or repeated ids or sites, a permutation of another cohort, nothing left to train on.
     """
     config = config.settled()
-    sites: dict[str, str] = {}  # of each person
-    scans: dict[str, list[str]] = {}
     if isinstance(patients, Cohort):
         _refuse_repeated([patient.id for patient in patients.patients], "the cohort")
         listed = sorted((p.id, p.subject, p.site) for p in patients.patients)
     else:
         listed = sorted((patient, patient, site) for patient, site in patients.items())
+    sites: dict[str, str] = {}  # of each person
+    scans: dict[str, list[str]] = {}
     for scan, person, site in listed:
         sites.setdefault(person, site)
         scans.setdefault(person, []).append(scan)
     sites = dict(sorted(sites.items()))
-    if config.test_sites and config.method != "seed":
-        what = f"`test_sites` names who tests, and so does the method {config.method}"
-        raise UnderstudyError(what, where="split.test_sites", fix="remove `test_sites`, or set `method: seed`")
-    val: set[str] | None = None
-    train: set[str] | None = None
-    if config.method == "list":
-        test, val, train, named = _read_lists(config, scans)
-        scans = {person: [scan for scan in own if scan in named] or own for person, own in scans.items()}
-    elif config.method == "permutation":
-        test = _permuted_test(config, list(sites))
-    else:
-        if given := [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]:
-            what = f"{' and '.join(given)} given, but the split's method is seed"
-            raise UnderstudyError(what, where="split", fix="set `method: list` (or permutation), or remove them")
-        if config.test_sites:
-            test = _at_test_sites(sites, config.test_sites)
-        else:
-            test = _draw(sites, _count(config.test_patients or 0, len(sites)), config, _TEST_STREAM)
-    left = {patient: site for patient, site in sites.items() if patient not in test}
-    if val is None and train is not None:  # given training ids are kept as they are; then everybody else validates
-        val = left.keys() - train
-    elif val is None:
+    test, val = _held_out(config, sites, scans)
+    if val is None:
+        left = {patient: site for patient, site in sites.items() if patient not in test}
         fraction = config.validation_fraction
         val = _draw(left, _count(fraction, len(left)), config, _VALIDATION_STREAM) if fraction else set()
     parts = {patient: "test" if patient in test else "val" if patient in val else "train" for patient in sites}
@@ -137,17 +118,31 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     return dict(sorted(used.items()))
 
 
-def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
-    """The patients of the sites that test."""
+def _held_out(
+    config: SplitConfig, sites: dict[str, str], scans: dict[str, list[str]]
+) -> tuple[set[str], set[str] | None]:
+    """Persons who test and validate (None: to be drawn); leaves of persons in lists only the scans that are named."""
+    if config.test_sites and config.method != "seed":
+        what = f"`test_sites` names who tests, and so does the method {config.method}"
+        raise UnderstudyError(what, where="split.test_sites", fix="remove `test_sites`, or set `method: seed`")
+    if config.method == "list":
+        return _read_lists(config, scans)
+    if config.method == "permutation":
+        return _permuted_test(config, list(sites)), None
+    if given := [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]:
+        what = f"{' and '.join(given)} given, but the split's method is seed"
+        raise UnderstudyError(what, where="split", fix="set `method: list` (or permutation), or remove them")
+    if not config.test_sites:
+        return _draw(sites, _count(config.test_patients or 0, len(sites)), config, _TEST_STREAM), None
     known = sorted(set(sites.values()))
-    if unknown := sorted(set(wanted) - set(known)):
+    if unknown := sorted(set(config.test_sites) - set(known)):
         there = ", ".join(known[:20]) if any(known) else "none: the cohort does not say who is from where"
         fix = f"use sites of the participants table ({there})"
         raise UnderstudyError(f"no patient is from the site {', '.join(unknown)}", where="split.test_sites", fix=fix)
-    if set(known) <= set(wanted):
+    if set(known) <= set(config.test_sites):
         what = "all patients are from the sites that test, nobody is left for training"
         raise UnderstudyError(what, where="split.test_sites", fix="leave a site out")
-    return {patient for patient, site in sites.items() if site in wanted}
+    return {patient for patient, site in sites.items() if site in config.test_sites}, None
 
 
 def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig, wanted: int) -> dict[str, str]:
@@ -184,35 +179,24 @@ def _count(wanted: float, total: int) -> int:
 
 
 def _draw(sites: dict[str, str], count: int, config: SplitConfig, stream: int) -> set[str]:
-    """Draws `count` patients, from each site in proportion."""
-    groups = _by_site(sorted(sites), sites, config)
-    shares = _shares({site: len(members) for site, members in groups.items()}, count)
-    generator = np.random.default_rng([config.seed or 0, stream])
-    drawn: set[str] = set()
-    for site in sorted(groups):
-        order = generator.permutation(len(groups[site]))
-        drawn |= {groups[site][i] for i in order[: shares[site]]}
-    return drawn
-
-
-def _shares(sizes: dict[str, int], count: int) -> dict[str, int]:
-    """How many of `count` each site gives: by largest remainder, then at least one of each site that can spare one."""
-    total = sum(sizes.values())
-    shares = {site: count * size // total for site, size in sizes.items()}
-    by_remainder = sorted(sizes, key=lambda site: (-(count * sizes[site] % total), site))
+    """Draws `count` patients, by largest remainder from each site, then one of each site that can spare one."""
+    groups = dict(sorted(_by_site(sorted(sites), sites, config).items()))
+    sizes = {site: len(members) for site, members in groups.items()}
+    shares = {site: count * size // len(sites) for site, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda site: (-(count * sizes[site] % len(sites)), site))
     for site in by_remainder[: count - sum(shares.values())]:
         shares[site] += 1
-    for site in sorted(sizes):
-        richest = max(sorted(shares), key=lambda other: shares[other])
+    for site in sizes:
+        richest = max(shares, key=shares.__getitem__)
         if shares[site] == 0 and sizes[site] >= 2 and shares[richest] >= 2:
             shares[site], shares[richest] = 1, shares[richest] - 1
-    return shares
+    generator = np.random.default_rng([config.seed or 0, stream])
+    orders = {site: generator.permutation(size) for site, size in sizes.items()}
+    return {groups[site][i] for site, order in orders.items() for i in order[: shares[site]]}
 
 
-def _read_lists(
-    config: SplitConfig, scans: Mapping[str, list[str]]
-) -> tuple[set[str], set[str] | None, set[str] | None, set[str]]:
-    """Persons who test, validate and train as given (None where a list is empty), and the scans that are named."""
+def _read_lists(config: SplitConfig, scans: dict[str, list[str]]) -> tuple[set[str], set[str] | None]:
+    """Persons who test and validate as given; drops scans that no list names of persons of whom one is named."""
     where = "the lists of the split"
     lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
     if not lists["test"]:
@@ -228,11 +212,14 @@ def _read_lists(
     if torn := sorted((test & validation) | (test & train) | (validation & train)):
         what = f"scans of one patient are in two lists ({', '.join(scans[torn[0]])})"
         raise UnderstudyError(what, where=where, fix="put all scans of a patient into one list, or name one only")
-    if validation and train and (rest := sorted(scans.keys() - test - validation - train)):
+    rest = sorted(scans.keys() - test - validation - train)
+    if validation and train and rest:
         what = f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})"
         fix = "add them, or leave the training list empty to train on all the others"
         raise UnderstudyError(what, where="split", fix=fix)
-    return test, validation or None, train or None, set(named)
+    scans |= {subject: [scan for scan in own if scan in named] or own for subject, own in scans.items()}
+    # given training ids are kept as they are; then everybody else validates
+    return test, validation or (set(rest) if train else None)
 
 
 def _read_list(name: str, given: list[str] | str) -> list[str]:
@@ -242,8 +229,7 @@ def _read_list(name: str, given: list[str] | str) -> list[str]:
     try:
         lines = Path(given).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        what = f"the list of {name} patients cannot be read ({error})"
-        raise UnderstudyError(what, where=given, fix="correct the path") from error
+        raise UnderstudyError(f"the list of {name} patients cannot be read ({error})", given, "correct it") from error
     return [text for line in lines if (text := line.split("#")[0].strip())]
 
 
@@ -264,24 +250,16 @@ def _permuted_test(config: SplitConfig, ids: list[str]) -> set[str]:
     except (OSError, ValueError, NotImplementedError, TypeError) as error:
         fix = "give the authors' .mat file, or save the vector with save('-v7')"
         raise UnderstudyError(f"not a readable MATLAB file ({error})", where=path, fix=fix) from error
-    orders, found = [], {}  # of the cohort's ids; name -> length of all permutations
-    named = []
-    for key, value in content.items():
-        if not isinstance(value, np.ndarray):
-            continue
-        if value.dtype.names and "name" in value.dtype.names:
-            names = [str(name) for name in np.atleast_1d(value["name"])]
-            named += [names] if sorted(names) == ids else []
-        if value.ndim == 1 and value.dtype.kind in "iuf" and value.size:
-            vector = value.astype(np.int64)
-            if np.array_equal(np.sort(vector), np.arange(1, vector.size + 1)):
-                found[key] = vector.size
-                orders += [[ids[i - 1] for i in vector]] if vector.size == len(ids) else []
-    orders = named[:1] or orders
+    arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+    structs = [value for value in arrays.values() if value.dtype.names and "name" in value.dtype.names]
+    named = [[str(name) for name in np.atleast_1d(struct["name"])] for struct in structs]
+    numbers = {key: v.astype(np.int64) for key, v in arrays.items() if v.ndim == 1 and v.dtype.kind in "iuf" and v.size}
+    found = {key: v for key, v in numbers.items() if np.array_equal(np.sort(v), np.arange(1, v.size + 1))}
+    orders = [names for names in named if sorted(names) == ids][:1]
+    orders = orders or [[ids[i - 1] for i in vector] for vector in found.values() if vector.size == len(ids)]
     if len(orders) != 1:
-        there = ", ".join(f"{name} of {size}" for name, size in found.items()) or "none"
+        there = ", ".join(f"{key} of {vector.size}" for key, vector in found.items()) or "none"
         what = f"no single permutation of the cohort's {len(ids)} patients in the file (found: {there})"
-        fix = "use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)"
-        raise UnderstudyError(what, where=path, fix=fix)
+        raise UnderstudyError(what, path, "use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)")
     count = _count(config.test_patients or 0, len(ids))
     return set(orders[0][len(ids) - count :] if config.permutation_test == "last" else orders[0][:count])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from understudy.cohort.checks import first_headers
 from understudy.cohort.config import CohortConfig, as_before_auto
 from understudy.cohort.layouts import Cohort, brats_classes
-from understudy.cohort.slicing import Frame
+from understudy.cohort.slicing import Frame, SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_json
 from understudy.metrics.overlap import resolve_regions
@@ -46,15 +46,15 @@ def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) ->
         inputs.append(("phantom", jobs[-1].id))
         described, classes = CohortConfig(), brats_classes("brats2018")  # the layout in which phantoms are written
     else:
-        assert study.cohort is not None
         cohort = cohort or find_cohort(study)
+        assert study.cohort is not None
         assert cohort is not None
         described, classes = study.cohort, cohort.classes
         spec["content"] = fingerprint(cohort)
         headers = first_headers(cohort, study.slices)
         frame = Frame.of(headers, study.slices) if headers else None
         if frame is not None and frame.changes(headers):  # other cohorts keep the ids of their jobs
-            spec["frame"] = frame.as_dict()
+            spec["frame"] = asdict(frame)
         local["path"] = str(study.cohort.path)
     try:  # regions of classes that the cohort lacks: before days of training, not after them
         resolve_regions(study.evaluation.regions, [entry.name for entry in classes[1:]])
@@ -64,13 +64,12 @@ def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) ->
     spec["cohort"] = as_before_auto(local["cohort"])
     split = study.split.settled(study.derived_seed("split")).model_dump(mode="json")
     local["split"] = {name: split[name] for name in SPLIT_FILES if isinstance(split[name], str) and split[name]}
-    for name, path in local["split"].items():
+    for name, path in local["split"].items():  # files enter by their content
         if not Path(path).is_file():
             where = f"split.{name}: {path}"
             raise UnderstudyError("a file that the study names does not exist", where=where, fix="correct the path")
         split[name] = f"sha256:{sha256_file(path)}"
-    spec["split"] = split
-    jobs.append(job_of("prepare", "prepare", spec, inputs, **local))
+    jobs.append(job_of("prepare", "prepare", {**spec, "split": split}, inputs, **local))
     return jobs[-1].id
 
 
@@ -88,16 +87,15 @@ def prepare(context: Context) -> dict[str, Any]:
     from understudy.cohort.checks import accept, check_cohort
     from understudy.cohort.layouts import find_patients
     from understudy.cohort.prepare import prepare as write_slices
-    from understudy.cohort.slicing import SliceConfig
     from understudy.cohort.splits import SplitConfig, split_patients
 
-    path = context.input("phantom") / "phantoms" if "phantom" in context.inputs else context.local["path"]
+    spec, local = context.spec, context.local
+    path = context.input("phantom") / "phantoms" if "phantom" in context.inputs else local["path"]
     # `local` has the same fields as the spec, but for what `auto` is in the latter
-    config = CohortConfig.model_validate({**context.spec["cohort"], **context.local["cohort"], "path": path})
-    workers = int(context.local["workers"])
+    config = CohortConfig.model_validate({**spec["cohort"], **local["cohort"], "path": path})
     cohort = find_patients(config)
-    slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
-    checked = check_cohort(cohort, slicing, workers, context.progress)
+    slicing = SliceConfig.model_validate({**spec["slices"], "workers": int(local["workers"])})
+    checked = check_cohort(cohort, slicing, slicing.workers, context.progress)
     listed = []
     for problem in checked.problems:
         file, inside = problem.file, problem.file.is_relative_to(cohort.path)
@@ -111,19 +109,15 @@ def prepare(context: Context) -> dict[str, Any]:
         log.warning("%s%s: %s; what to do: %s", "left out: " if p.severity == "error" else "", whose, p.problem, p.fix)
     if len(listed) > 5:
         log.warning("all %d problems are listed in %s", len(listed), context.folder / "problems.json")
-    split = split_patients(cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]}))
+    split = split_patients(cohort, SplitConfig.model_validate({**spec["split"], **local["split"]}))
     write_json(context.folder / "split.json", split)
     # who is left out of the training (`train_patients`) is not sliced either
     cohort = replace(cohort, patients=tuple(p for p in cohort.patients if p.id in split))
     counts = write_slices(cohort, split, slicing, context.folder, context.progress, checked.frame)
     slices = SliceSet.open(context.folder / "slices")
-    return {
-        "counts": counts,
-        "slices": len(slices),
-        "content_hash": slices.content_hash,
-        "volumes_sha256": sha256_file(context.folder / "volumes" / "volumes.json"),
-        "problems": len(listed),
-    }
+    volumes = sha256_file(context.folder / "volumes" / "volumes.json")
+    found = {"counts": counts, "slices": len(slices), "content_hash": slices.content_hash}
+    return found | {"volumes_sha256": volumes, "problems": len(listed)}
 
 
 # --- what other stages read of prepared patients ----------------------------------------------------------------------
@@ -133,7 +127,6 @@ def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDA
     """Rows of the training patients, or of the first `patients` of them in an order drawn by `seed`.
 
     Args:
-        slices: with subject and split in the index.
         subset: {"patients": 5, "seed": 0}, None for all; of one seed the 5 patients are among the 10.
 
     Raises:
@@ -142,13 +135,13 @@ def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDA
     rows = slices.rows(split="train")
     if subset is None:
         return rows
-    subjects = slices.index["subject"].to_numpy()[rows]
-    names, count = np.array(sorted(set(map(str, subjects)))), int(subset["patients"])
+    subjects = slices.index["subject"].to_numpy()[rows].astype(str)
+    names, count = np.unique(subjects), int(subset["patients"])
     if not 0 < count <= len(names):
         what = f"{count} training patients wanted, but there are {len(names)}"
         raise UnderstudyError(what, where=slices.path, fix=f"use 1 to {len(names)}")
     chosen = np.random.default_rng([int(subset["seed"]), 7]).permutation(names)[:count]
-    return np.asarray(rows[np.isin(subjects.astype(str), chosen)], np.int64)
+    return np.asarray(rows[np.isin(subjects, chosen)], np.int64)
 
 
 def held_out_slices(volumes: VolumeSet, path: Path) -> SliceSet | None:
