@@ -25,6 +25,7 @@ from understudy.reading.folder import ReadingFolder
 from understudy.reading.store import Store, parse_answer
 
 LARGEST_BODY = 16 * 1024  # bytes; the longest honest answer has about 8,500
+_FILES = files("understudy.reading") / "static"
 _STATIC = {"reading.js": "text/javascript", "reading.css": "text/css"}
 _WORDS = {404: "not found", 405: "wrong method", 413: "too large", 503: "not possible now"}
 # A full or busy disk, a picture that went away: the browser keeps the answer and asks again.
@@ -64,9 +65,6 @@ class ReadingServer:
 
     def __init__(self, folder: ReadingFolder, store: Store) -> None:
         self.folder, self.store = folder, store
-        inside = files("understudy.reading") / "static"
-        self.page_text = (inside / "reading.html").read_bytes()
-        self.static_files = {name: (inside / name).read_bytes() for name in _STATIC}
 
     def _reader(self, request: Request) -> str:
         reader = self.store.reader_of(request.path_params["token"])
@@ -81,14 +79,14 @@ class ReadingServer:
     def static(self, request: Request) -> Response:
         """Script and style."""
         name = request.path_params["name"]
-        if name not in self.static_files:
+        if name not in _STATIC:
             raise HTTPException(404)
-        return Response(self.static_files[name], media_type=_STATIC[name])
+        return Response((_FILES / name).read_bytes(), media_type=_STATIC[name])
 
     def page(self, request: Request) -> Response:
         """The page of a reader."""
         self._reader(request)
-        return Response(self.page_text, media_type="text/html")
+        return Response((_FILES / "reading.html").read_bytes(), media_type="text/html")
 
     def state(self, request: Request) -> Response:
         """What the page needs to begin or go on: texts, and the items in this reader's order with their answers."""
@@ -109,8 +107,7 @@ class ReadingServer:
         """A picture."""
         self._reader(request)
         number = request.path_params["panel"]
-        digit = int(number) if number in set("012345678") else -1
-        picture = self.folder.panel(request.path_params["item"], digit)
+        picture = self.folder.panel(request.path_params["item"], int(number) if number in set("012345678") else -1)
         if picture is None:
             raise HTTPException(404)
         return Response(picture, media_type="image/png")

@@ -124,22 +124,16 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._base
-                self._base.execute("COMMIT")
-            except BaseException:
-                if self._base.in_transaction:  # a full disk may have ended it; an open one would refuse all later ones
-                    self._base.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _setup(self) -> Iterator[sqlite3.Connection]:
-        """A transaction of the steward, whose failure is told in words."""
+        """A transaction."""
         try:
-            with self._writing() as base:
-                yield base
+            with self._lock:
+                self._base.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._base
+                    self._base.execute("COMMIT")
+                finally:
+                    if self._base.in_transaction:  # not if a full disk ended it; an open one would refuse later ones
+                        self._base.execute("ROLLBACK")
         except sqlite3.Error as error:
             fix = "free some space on this disk, or make the folder writable"
             raise UnderstudyError(f"the answers cannot be written ({error})", where=self.path, fix=fix) from error
@@ -158,20 +152,19 @@ class Store:
             raise UnderstudyError(f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -")
         token = secrets.token_urlsafe(16)
         insert = "INSERT INTO readers VALUES(?1, ?2, ?3) ON CONFLICT(name) DO UPDATE SET token_sha256 = ?2"
-        with self._setup() as base:
+        with self._writing() as base:
             base.execute(insert, (name, _hash(token), _now()))
         return token
 
     def begin(self) -> None:
-        """Keeps the hashes of the files that are read (pictures: see `seal`); raises if they changed since reading
-        began."""
+        """Keeps the hashes of the files that are read; raises if they changed since reading began."""
         folder = self.path.parent
         hashes = {name: sha256_file(folder / name) for name in ("study.json", "items.json")}
         known = dict(self._rows("SELECT file, sha256 FROM begun"))
         if changed := [name for name, found in hashes.items() if known.get(name, found) != found]:
             what = f"{', '.join(changed)} changed since reading began"
             raise UnderstudyError(what, where=folder, fix="restore the files that readers saw")
-        with self._setup() as base:
+        with self._writing() as base:
             base.executemany("INSERT OR IGNORE INTO begun VALUES(?, ?)", hashes.items())
 
     def reader_of(self, token: str) -> str | None:
@@ -179,12 +172,10 @@ class Store:
         if _TOKEN.fullmatch(token) is None:
             return None
         asked, rows = _hash(token), self._rows("SELECT name, token_sha256 FROM readers")
-        found = [name for name, known in rows if hmac.compare_digest(asked, known)]
-        return found[0] if found else None
+        return next(iter([name for name, known in rows if hmac.compare_digest(asked, known)]), None)
 
     def add(self, reader: str, answer: Answer) -> Stored:
-        """Appends an answer ("new"), on the disk when this returns; "known": it had arrived before, "conflict": its
-        nonce came with another answer (nothing is stored)."""
+        """Appends an answer ("new"), on the disk when this returns; "known": it was there, "conflict": another was."""
         value = json.dumps(answer.value.model_dump(), sort_keys=True)
         row = (reader, answer.item, value, answer.seconds, answer.comment)
         with self._writing() as base:

@@ -162,62 +162,41 @@ def _render(template: str, about: About, certificate: dict[str, Any], **fields: 
     )  # fmt: skip
 
 
-def evidence(about: About, decision: Decision, certificate: dict[str, Any], slices: Path, audit: Path) -> str:
-    """evidence.html of a package of slices; `slices` is what is released, `audit` the folder of the audit."""
-    c, data = certificate["audit"], certificate["data"]
-    name = ", ".join(data["generators"]) or "synthetic"
-    report = ReportData(
-        about.title, {}, pd.DataFrame(), synthetic={name: slices}, audits={name: audit}, show_patient_ids=False
-    )
-    gallery = make_gallery(report)
-    removed = ", the flagged ones among them, which are not in this package." if c["flagged"] else ": those here."
-    return _evidence(
-        about, certificate, report, decision, data,
-        heading="What is left after the audit",
-        second=f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates"
-        f" of them were taken out, {c['released']:,} are here.",
-        facts=[("Slices", f"{data['slices']:,}")],
-        drawn=" from those that are here",
-        audited=f"All {c['before']:,} slices{removed}",
-        gallery=gallery,
-        classes=list(zip(gallery.classes, plots.colours(len(gallery.classes)), strict=True)),
-    )  # fmt: skip
-
-
-def model_evidence(
-    about: About, decision: Decision, certificate: dict[str, Any], picture: Image.Image, audit: Path
+def evidence(
+    about: About, decision: Decision, certificate: dict[str, Any], audit: Path, shown: Path | Image.Image
 ) -> str:
-    """evidence.html of a package of weights; `picture` shows samples that were not flagged."""
-    c, model = certificate["audit"], certificate["model"]
-    report = ReportData(about.title, {}, pd.DataFrame(), audits={model["kind"]: audit}, show_patient_ids=False)
-    return _evidence(
-        about, certificate, report, decision, model,
-        heading="Samples and weights",
-        second=certificate["white_box"]["words"],
-        facts=[("Weights", f"{model['weights']['parameters']:,}")],
-        drawn=" from those that the audit did not flag",
-        audited=f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged.",
-        picture=plots.png(np.asarray(picture)),
-    )  # fmt: skip
-
-
-def _evidence(
-    about: About, certificate: dict[str, Any], report: ReportData, decision: Decision, data: dict[str, Any],
-    second: str, facts: list[tuple[str, str]], **fields: Any,
-) -> str:  # fmt: skip
-    size, channels = f"{data['resolution']} pixels", ", ".join(data["channels"])
+    """evidence.html; `shown` is the released slice set, or a picture of samples of released weights."""
+    c, data = certificate["audit"], certificate.get("data") or certificate["model"]
+    facts = [("Size", f"{data['resolution']} pixels"), ("Channels", ", ".join(data["channels"])),
+             ("Licence", about.licence)]  # fmt: skip
+    name = ", ".join(data["generators"]) or "synthetic" if "data" in certificate else data["kind"]
+    sets = {name: shown} if isinstance(shown, Path) else {}
+    report = ReportData(about.title, {}, pd.DataFrame(), synthetic=sets, audits={name: audit}, show_patient_ids=False)
+    fields: dict[str, Any]
+    if isinstance(shown, Path):
+        gallery = make_gallery(report)
+        classes = list(zip(gallery.classes, plots.colours(len(gallery.classes)), strict=True))
+        removed = ", the flagged ones among them, which are not in this package." if c["flagged"] else ": those here."
+        fields = {"heading": "What is left after the audit", "drawn": " from those that are here",
+                  "audited": f"All {c['before']:,} slices{removed}",
+                  "gallery": gallery, "picture": "", "classes": classes}  # fmt: skip
+        second = (
+            f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates"
+            f" of them were taken out, {c['released']:,} are here."
+        )
+        facts.insert(0, ("Slices", f"{data['slices']:,}"))
+    else:
+        audited = f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged."
+        fields = {"heading": "Samples and weights", "drawn": " from those that the audit did not flag",
+                  "audited": audited, "gallery": None, "classes": [],
+                  "picture": plots.png(np.asarray(shown))}  # fmt: skip
+        second = certificate["white_box"]["words"]
+        facts.insert(0, ("Weights", f"{data['weights']['parameters']:,}"))
     return render(
-        "evidence.html.j2",
-        PackageLoader("understudy.release"),
-        about=about,
-        released=certificate["released"],
-        version=certificate["software_version"],
-        forced=stamp(certificate),
-        paragraphs=[certificate["audit"]["verdict"]["headline"], second, signed(decision),
-                    f"Known defects: {about.known_defects}"],
-        facts=[*facts, ("Size", size), ("Channels", channels), ("Licence", about.licence)],
-        audit=copies(report, read_audits(report)),
-        **{"gallery": None, "picture": "", "classes": [], **fields},
+        "evidence.html.j2", PackageLoader("understudy.release"), about=about, released=certificate["released"],
+        version=certificate["software_version"], forced=stamp(certificate), facts=facts,
+        paragraphs=[c["verdict"]["headline"], second, signed(decision), f"Known defects: {about.known_defects}"],
+        audit=copies(report, read_audits(report)), **fields,
     )  # fmt: skip
 
 

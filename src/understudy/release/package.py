@@ -32,7 +32,6 @@ from understudy.release.documents import (
     croissant,
     evidence,
     model_documents,
-    model_evidence,
     ro_crate,
     sheet,
     slice_documents,
@@ -127,7 +126,7 @@ def release_slices(
         }
         write_json(folder / "croissant.json", croissant(about, certificate, manifest))
         texts = slice_documents(about, decision, certificate)
-        texts["evidence.html"] = evidence(about, decision, certificate, place, audited.audit)
+        texts["evidence.html"] = evidence(about, decision, certificate, audited.audit, place)
         crate = ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
         return _sealed(folder, out, certificate, texts, crate, audited)
 
@@ -159,7 +158,7 @@ def release_model(
         picture = sheet(list(zip(*audited.synthetic.read(chosen), strict=True)), certificate["model"])
         picture.save(folder / "samples.png", optimize=True)
         texts = model_documents(about, decision, certificate, config)
-        texts["evidence.html"] = model_evidence(about, decision, certificate, picture, audited.audit)
+        texts["evidence.html"] = evidence(about, decision, certificate, audited.audit, picture)
         crate = ro_crate(about, certificate, MODEL_DOCUMENTS, {})
         return _sealed(folder, out, certificate, texts, crate, audited, [model, *hidden])
 
