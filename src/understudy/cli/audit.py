@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING
 
 from typer import Argument, Option
 
-from understudy.cli.base import (
-    DeviceOption,
-    JsonOption,
-    QuietOption,
-    SeedOption,
-    app,
-    exit_with,
-    print_json,
-    print_table,
-    results_folder,
-    study_of,
-)
+from understudy.cli import base
 from understudy.cli.folders import Reading, as_given, open_real, open_synthetic, with_folder_options
 from understudy.errors import UnderstudyError
 from understudy.names import percent
@@ -30,7 +19,7 @@ if TYPE_CHECKING:
     from understudy.memorization.perform import AuditResult
 
 
-@app.command("audit")
+@base.app.command("audit")
 @with_folder_options()
 def audit_command(
     training: Path | None = Option(None, help="Training slices: slice set (train rows) or image folder."),
@@ -42,15 +31,15 @@ def audit_command(
     *,
     reading: Reading,
     transforms: str = Option("none", help="Also mirrored (flips) or turned (dihedral) copies, or none."),
-    seed: int = SeedOption,
+    seed: int = base.SeedOption,
     memory: float = Option(1.0, min=0.1, help="Of the search, GB."),
-    as_json: bool = JsonOption,
+    as_json: bool = base.JsonOption,
     sweep_subjects: str | None = Option(None, help="Audit trainings on so many patients: 5,10,20,40."),
     study: str | None = Option(None, help="With --sweep-subjects: study file or preset."),
     generator: str | None = Option(None, help="With --sweep-subjects: generator of the study."),
     samples: int | None = Option(None, min=100, help="With --sweep-subjects: slices of each [default: the study's]."),
-    device: str = DeviceOption,
-    quiet: bool = QuietOption,
+    device: str = base.DeviceOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Does a synthetic set contain copies of training patients? With controls, in words and numbers.
 
@@ -58,8 +47,7 @@ def audit_command(
     """
     from understudy.memorization.config import TRANSFORMS, AuditConfig
 
-    if transforms not in TRANSFORMS:
-        raise UnderstudyError(f"there are no transforms {transforms!r}", fix=f"use one of {', '.join(TRANSFORMS)}")
+    base.one_of("--transforms", transforms, list(TRANSFORMS))
     options = {"quantile": quantile, "transforms": transforms, "seed": seed, "memory_bytes": int(memory * 1e9)}
     config = AuditConfig.model_validate(options)
     if sweep_subjects is not None:
@@ -76,15 +64,15 @@ def audit_command(
         scores = done.neighbours.set_index("row").filter(regex=r"\.score$")
         named = scores.rename(columns=lambda name: f"correlation.{name.removesuffix('.score')}")
         rows = done.slices.join(named, on="row").to_json(orient="records", double_precision=15)
-        print_json({**done.numbers, "slices": json.loads(rows)})
+        base.print_json({**done.numbers, "slices": json.loads(rows)})
     else:
         print(as_markdown(done.numbers))
         if out is not None:
             print(f"written to {out}; {out / 'private'} shows training images and is not for release")
-    exit_with(done.verdict.kind != "no_sign")
+    base.exit_with(done.verdict.kind != "no_sign")
 
 
-@app.command()
+@base.app.command()
 @with_folder_options()
 def screen(
     synthetic: Path = Argument(..., help="Synthetic slice set that was audited."),
@@ -94,9 +82,9 @@ def screen(
     heldout: Path | None = Option(None, help="Held-out slices [default: val and test rows of --training]."),
     *,
     reading: Reading,
-    as_json: bool = JsonOption,
-    device: str = DeviceOption,
-    quiet: bool = QuietOption,
+    as_json: bool = base.JsonOption,
+    device: str = base.DeviceOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Take flagged slices and their near-duplicates out of a set, and audit what is left (to OUT-audit).
 
@@ -113,8 +101,7 @@ def screen(
     where = str(resolve_device(device))
     left, counts = screened_set(open_synthetic(synthetic, kept, reading), audit, out, where, not quiet)
     before = read_json(audit / "audit.json")
-    config = AuditConfig.model_validate(before["config"])
-    folder = out.with_name(out.name + "-audit")
+    config, folder = AuditConfig.model_validate(before["config"]), out.with_name(out.name + "-audit")
     done = _audited(training, heldout, out, config, folder, None, device, quiet, reading)
     record = {
         "screened": counts.as_dict(), "content_hash": left.content_hash, "before": before["verdict"],
@@ -122,14 +109,14 @@ def screen(
     }  # fmt: skip  # names only: the file may be shared, and paths tell of a hospital's disks
     write_json(folder / "screen.json", record)
     if as_json:
-        print_json(record)
+        base.print_json(record)
     else:
         print(
             f"{counts.before:,} slices: {counts.flagged:,} flagged and {counts.alike:,} near-duplicates of them taken"
             f" out, {counts.kept:,} written to {out}\nbefore: {before['verdict']['headline']}\n"
             f"after: {done.verdict.headline}"
         )
-    exit_with(done.verdict.kind != "no_sign")
+    base.exit_with(done.verdict.kind != "no_sign")
 
 
 def _audited(
@@ -172,17 +159,16 @@ def _sweep(
         wanted = [int(size) for size in sizes.split(",")]
     except ValueError as error:
         raise UnderstudyError(f"{sizes!r} is no list of numbers", fix="write e.g. 5,10,20,40") from error
-    loaded = study_of(study)
-    folder = out or Path(f"{results_folder(loaded, None)}-sweep")
+    loaded = base.study_of(study)
+    folder = out or Path(f"{base.results_folder(loaded, None)}-sweep")
     table = run_sweep(loaded, generator, wanted, folder, config, samples, device, not quiet)
     if as_json:
         print(table.to_json(orient="records", indent=2))
         return
-    header = ["patients", "slices", "flagged", "95 %", "patients hit", "weights AUC", "verdict"]
     rows = [
         [r["patients"], r["slices"], percent(r["rate"], 1), f"{100 * r['low']:.1f} to {percent(r['high'], 1)}",
          r["hit"], "" if r["auc"] is None else f"{r['auc']:.2f}", r["verdict"].replace("_", " ")]
         for r in table.to_dict(orient="records")
     ]  # fmt: skip
-    print_table(header, rows)
+    base.print_table(["patients", "slices", "flagged", "95 %", "patients hit", "weights AUC", "verdict"], rows)
     print(f"curve: {folder / 'sweep.png'}, table: {folder / 'sweep.csv'}")

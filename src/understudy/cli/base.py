@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +55,11 @@ class Group(TyperGroup):
     """A group whose commands are listed in their order, with groups last and whole sentences."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
         return sorted(super().list_commands(ctx), key=lambda name: isinstance(self.commands[name], Group))
 
     def get_short_help_str(self, limit: int = 45) -> str:
+        """The first sentence, whole."""
         return super().get_short_help_str(1000)
 
 
@@ -63,15 +67,15 @@ class Commands(typer.Typer):
     """Commands and groups of these kinds."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"cls": Group, **settings})
+        super().__init__(**{"cls": Group, "no_args_is_help": True, **settings})
 
     def command(self, *names: Any, **settings: Any) -> Any:
+        """As Typer's, for a `Command`."""
         return super().command(*names, **{"cls": Command, **settings})
 
 
 app = Commands(
     name="understudy",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # else angle or square brackets of a help text are taken for tags
@@ -85,7 +89,6 @@ ResultsArgument = Argument(..., help="Folder of a study's results.")
 OutOption = Option(None, "--out", "-o", help="Folder of the results [default: understudy-<study>].")
 DeviceOption = Option("auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
 DevicesOption = Option(1, min=1, help="GPUs (or processes, with --device cpu) that share a generator's batch.")
-NodesOption = Option(1, min=1, help="Machines of --devices each; start by torchrun or srun, one process a device.")
 JsonOption = Option(False, "--json", help="Print JSON.")
 QuietOption = Option(False, "--quiet", "-q", help="No progress, only results and errors.")
 SeedOption = Option(0, min=0, help="Of everything drawn at random.")
@@ -106,7 +109,36 @@ def _options(
         os.environ[DEBUG] = "1"  # which processes started here inherit
 
 
+def with_options(
+    argument: str, *signatures: Callable[..., None], gather: Callable[[dict[str, Any]], Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Puts the options of `signatures` in the place of a command's `argument`, which gets what `gather` makes of all.
+
+    A command's own option takes the place of a shared one of the same name.
+    """
+
+    def parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(function, eval_str=True).parameters)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = parameters(command)
+        shared = [p for signature in signatures for p in parameters(signature).values() if p.name not in own]
+        places = [shared if name == argument else [parameter] for name, parameter in own.items()]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            command(**{argument: gather(given)}, **{name: value for name, value in given.items() if name in own})
+
+        options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for place in places for p in place]
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer's source of options
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
 def study_of(source: str | Path) -> Study:
+    """A study file or preset."""
     from understudy.study.config.schema import load_study
 
     return load_study(source)
@@ -117,21 +149,18 @@ def results_folder(study: Study, out: Path | None) -> Path:
     return out if out is not None else Path(f"understudy-{study.name}")
 
 
-def workers_of(text: str) -> int | None:
-    """The number of workers asked for; None for auto."""
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
-    return int(text)
-
-
 def named(option: str, text: str) -> tuple[str, Path]:
     """The two parts of NAME=PATH."""
     name, _, path = text.partition("=")
     if not name or not path:
         raise UnderstudyError(f"{text!r} should be NAME=PATH", where=option, fix=f"write {option} NAME=PATH")
     return name, Path(path)
+
+
+def one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses another value of an option."""
+    if value not in choices:
+        raise UnderstudyError(f"{option} is {value!r}", where=option, fix=f"use {' or '.join(choices)}")
 
 
 def exit_with(failed: bool, status: int = 1) -> None:

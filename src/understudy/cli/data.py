@@ -1,4 +1,4 @@
-"""Commands that write volumes and slice sets: phantom, read, export."""
+"""Commands that write volumes, slices and generators: phantom, read, sample, import, recipe, export."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from pathlib import Path
 
 from typer import Argument, Option
 
-from understudy.cli.base import Commands, QuietOption, app
+from understudy.cli import base
 from understudy.cli.folders import Reading, with_folder_options
+from understudy.names import display_name
 
-export = Commands(help="Write slice sets for other programs.", no_args_is_help=True)
-app.add_typer(export, name="export")
+export = base.Commands(help="Write slice sets for other programs.")
+base.app.add_typer(export, name="export")
 
 
-@app.command()
+@base.app.command()
 def phantom(
     out: Path = Argument(..., help="New folder for the patients."),
     patients: int = Option(40, min=1, help="Number of patients."),
     shape: tuple[int, int, int] = Option((240, 240, 155), help="Voxels along x, y and z; same field of view."),
     seed: int = Option(1, min=0, help="Patient k of a seed is always the same."),
     sites: int = Option(4, min=1, help="Number of sites, each with its contrast and noise."),
-    quiet: bool = QuietOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Write artificial patients in the layout of BraTS, for trials without patient data."""
     from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
@@ -30,7 +31,7 @@ def phantom(
     print(f"{patients} patients written to {out}")
 
 
-@app.command()
+@base.app.command()
 @with_folder_options("sizes", "resolution", patients=False)
 def read(
     folder: Path = Argument(..., help="Folder of images: PNG, NumPy or NIfTI files."),
@@ -39,7 +40,7 @@ def read(
     reading: Reading,
     sizes: str = Option("refuse", help="Images not square with a power of two: refuse, or fit (pad, average)."),
     resolution: int | None = Option(None, help="With --sizes fit: edge to shrink to, pixels."),
-    quiet: bool = QuietOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Read a folder of images that someone else made, or a released package, into a slice set."""
     from understudy.exchange.description import unpacked
@@ -59,11 +60,80 @@ def read(
         print(f"note: {note}")
 
 
+@base.app.command()
+def sample(
+    model: Path = Argument(..., help="Trained generator (jobs/generator-.../model), or a package of one."),
+    out: Path = Argument(..., help="New folder for the slice set."),
+    count: int = Option(1000, min=1, help="Number of slices."),
+    seed: int = Option(0, min=0, help="Slice i of a seed is always the same."),
+    psi: float = Option(1.0, min=0, max=1, help="Truncation of a StyleGAN, 1 for none."),
+    sampler: str | None = Option(None, help="Of a diffusion model: dpm++ (default), ddim or ancestral."),
+    steps: int | None = Option(None, min=0, help="Of the sampler; 0 for all of the training's."),
+    also: list[Path] | None = Option(None, help="Another generator of an ensemble; may be repeated."),
+    device: str = base.DeviceOption,
+    quiet: bool = base.QuietOption,
+) -> None:
+    """Make synthetic slices with their annotations from a trained or imported generator."""
+    from understudy.exchange.description import generator_in
+    from understudy.generators.diffusion.samplers import sampler_config
+    from understudy.generators.sample import sample_set
+
+    models, wanted = [generator_in(folder) for folder in (model, *(also or []))], sampler_config(sampler, steps)
+    made = sample_set(models, count, seed, out, psi=psi, device=device, progress=not quiet, sampler=wanted)
+    print(f"{len(made)} slices written to {out} (content {made.content_hash[:12]})")
+
+
+@base.app.command("import")
+def import_checkpoint(
+    file: Path = Argument(..., help="Checkpoint: .pkl of Progressive GAN, StyleGAN 1, 2, 3; .pt of guided-diffusion."),
+    out: Path | None = Option(None, "--out", "-o", help="Folder for the generator [default: understudy-<file>]."),
+    channels: str | None = Option(None, help="Image channels in the model's order, e.g. T1w,T2w,FLAIR,T1wGd."),
+    classes: str = Option("NCR/NET=1:51,ED=2:102,ET=4:204", help="Classes of the annotation: NAME=VALUE:CODE,..."),
+    annotation: str = Option("coded", help="The last channels: coded (one, the paper's) or one_hot (one a class)."),
+    resolution: int | None = Option(None, help=".pt only: edge of the images, pixels."),
+    steps: int | None = Option(None, min=1, help=".pt only: diffusion steps of the training."),
+    schedule: str | None = Option(None, help=".pt only: noise schedule of the training, linear or cosine."),
+    heads: int | None = Option(None, min=1, help=".pt only: heads of the attention [default: 4]."),
+    head_channels: int | None = Option(None, min=1, help=".pt only: channels per head, instead of --heads."),
+    new_attention_order: bool = Option(False, "--new-attention-order", help=".pt only: of --use_new_attention_order."),
+    rescale_timesteps: bool = Option(False, "--rescale-timesteps", help=".pt only: of --rescale_timesteps."),
+) -> None:
+    """Convert an official checkpoint into a generator; nothing in the file is executed."""
+    from understudy.generators.official import convert
+
+    made = convert.import_checkpoint(
+        file,
+        out if out is not None else Path(f"understudy-{file.stem}"),
+        None if channels is None else convert.parse_channels(channels),
+        convert.parse_classes(classes),
+        annotation,  # type: ignore[arg-type]  # checked there
+        {"image_size": resolution, "steps": steps, "noise_schedule": schedule, "num_heads": heads,
+         "num_head_channels": head_channels, "use_new_attention_order": new_attention_order or None,
+         "rescale_timesteps": rescale_timesteps or None},
+    )  # fmt: skip
+    kind, channels_of = display_name(made.kind), ", ".join(made.channels)
+    print(f"{kind}, {made.resolution} pixels, {channels_of} and annotation ({made.source}) written to {made.folder}")
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"next: understudy sample {made.folder} slices --count 100")
+
+
+@base.app.command("recipe")
+def show_recipe(
+    name: str = Argument("quick", help="quick, workstation or paper; a generator may have others."),
+    generator: str | None = Argument(None, help="Only of this one, e.g. a plug-in [default: all that are built in]."),
+) -> None:
+    """Print what a recipe sets for each generator."""
+    from understudy.generators.registry import recipe_text
+
+    print(recipe_text(name, generator), end="")
+
+
 @export.command("images")
 def export_to_images(
     slices: Path = Argument(..., help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices)."),
     out: Path = Argument(..., help="New folder."),
-    quiet: bool = QuietOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Write a PNG file per channel and the annotation as codes, named as the paper's authors name them."""
     from understudy.exchange.description import DESCRIPTION
@@ -87,7 +157,7 @@ def export_to_nnunet(
     name: str = Option("Understudy", help="Name of the data set."),
     folds: int = Option(5, min=2, help="Of the cross-validation, over patients."),
     synthetic: Path | None = Option(None, help="Slice set for training in every fold, never for validation."),
-    quiet: bool = QuietOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Write a 2D data set that nnU-Net v2 trains on unchanged; its folds keep each patient's slices together."""
     from understudy.exchange.export import export_nnunet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Option
 
+from understudy.cli import base
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -61,36 +61,19 @@ def _patient_options(
 def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Puts the options on folders of images in the place of a command's argument `reading`, which holds what they say.
 
-    A command's own option takes the place of the shared one of this name; `also` are more fields of a `FolderSpec`
-    that it has options for. With `patients` it matters whose slices they are.
+    Args:
+        also: more fields of a `FolderSpec` that the command has options for.
+        patients: whether it matters whose slices they are.
     """
 
-    def parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
-        return dict(inspect.signature(function, eval_str=True).parameters)
+    def gather(given: dict[str, Any]) -> Reading:
+        from understudy.exchange.spec import spec_of_words
 
-    ways = parameters(_folder_options)
-    shared = (parameters(_patient_options) if patients else {}) | ways
+        spec = spec_of_words({name: given[name] for name in (*inspect.signature(_folder_options).parameters, *also)})
+        return Reading(spec, given.get("patients"), given.get("trust_patients", False))
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = parameters(command)
-        options: list[inspect.Parameter] = []
-        for name, parameter in own.items():
-            new = [p for p in shared.values() if p.name not in own] if name == "reading" else [parameter]
-            options += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in new]
-
-        @functools.wraps(command)
-        def run(**given: Any) -> None:
-            from understudy.exchange.spec import spec_of_words
-
-            spec = spec_of_words({name: given[name] for name in (*ways, *also)})
-            reading = Reading(spec, given.get("patients"), given.get("trust_patients", False))
-            command(reading=reading, **{name: value for name, value in given.items() if name in own})
-
-        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer's source of options
-        run.__annotations__ = {}
-        return run
-
-    return decorate
+    signatures = [_patient_options, _folder_options] if patients else [_folder_options]
+    return base.with_options("reading", *signatures, gather=gather)
 
 
 def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> SliceSet:
@@ -104,8 +87,7 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
     from understudy.io.files import make_folder, read_json, write_json
 
     opened = open_images(path, read_into, reading.spec, reading.patients)
-    notes = [*opened.notes, *_unused_channels(path, reading)]
-    doubted = None
+    notes, doubted = [*opened.notes, *_unused_channels(path, reading)], None
     if opened.patients is not None:
         if not _is_set(path):  # which counts them itself
             notes.append(f"{path.name}: {opened.patients.table()}")
@@ -148,9 +130,8 @@ def as_given(*sets: tuple[SliceSet | None, Path | None]) -> Iterator[None]:
     try:
         yield
     except UnderstudyError as error:
-        error.where = next(
-            (str(path) for s, path in sets if s is not None and path and error.where == str(s.path)), error.where
-        )
+        given = {str(slices.path): str(path) for slices, path in sets if slices is not None and path}
+        error.where = given.get(error.where or "", error.where)
         raise
 
 
@@ -164,5 +145,4 @@ def _unused_channels(path: Path, reading: Reading) -> list[str]:
 
 
 def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+    sys.stderr.writelines(f"note: {note}\n" for note in notes)

@@ -9,28 +9,21 @@ from typing import TYPE_CHECKING
 
 from typer import Argument, Option
 
-from understudy.cli.base import DeviceOption, JsonOption, QuietOption, SeedOption, app, dashed, print_table
-from understudy.cli.folders import (
-    HeldoutOption,
-    Reading,
-    RealOption,
-    SyntheticOption,
-    as_given,
-    open_compared,
-    with_folder_options,
-)
+from understudy.cli import base, folders
+from understudy.cli.folders import Reading, as_given, open_compared, with_folder_options
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.quality.annotation import Annotations
+    from understudy.quality.measure import Row
 
 
-@app.command()
+@base.app.command()
 @with_folder_options()
 def quality(
-    real: Path = RealOption,
-    synthetic: Path = SyntheticOption,
-    heldout: Path | None = HeldoutOption,
+    real: Path = folders.RealOption,
+    synthetic: Path = folders.SyntheticOption,
+    heldout: Path | None = folders.HeldoutOption,
     extractor: list[str] | None = Option(
         None,
         help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
@@ -49,22 +42,20 @@ def quality(
     resize: str = Option("antialiased_bicubic", help="antialiased_bicubic, or tf1 (as the first FID code)."),
     extrapolate: bool = Option(False, "--extrapolate", help="Also the distance at infinitely many slices."),
     neighbours: int = Option(5, min=1, help="Of precision, recall, density, coverage."),
-    seed: int = SeedOption,
+    seed: int = base.SeedOption,
     out: Path = Option(Path("understudy-quality"), "--out", "-o", help="Folder for quality.json and features."),
-    as_json: bool = JsonOption,
-    device: str = DeviceOption,
-    quiet: bool = QuietOption,
+    as_json: bool = base.JsonOption,
+    device: str = base.DeviceOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Compare synthetic with real slices: FID and similar metrics, each beside the same of held-out patients."""
     from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
     from understudy.quality.measure import compare, make_parts, write_results
-    from understudy.quality.metrics import label_of
-    from understudy.study.stages.quality_extractors import make_extractor
+    from understudy.study.stages.quality import make_extractor
 
-    if resize not in ("antialiased_bicubic", "tf1"):
-        raise UnderstudyError(f"{resize!r} is not known", where="--resize", fix="use antialiased_bicubic or tf1")
+    base.one_of("--resize", resize, ["antialiased_bicubic", "tf1"])
     reading = replace(reading, selects=True)
     first, second, others = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
     sets = ((first, real), (second, synthetic), (others, heldout))
@@ -80,13 +71,20 @@ def quality(
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")
         return
+    _print_rows(rows)
+    print(f"all numbers: {out / 'quality.json'}")
+
+
+def _print_rows(rows: list[Row]) -> None:
+    from understudy.quality.metrics import label_of
+
     header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
     body = [
         [r.extractor, r.channel, label_of(r.metric).name,
-         *dashed([f"{r.value:.4g}", f"{r.matched:.4g}", f"{r.floor:.4g}", f"{r.floor_sd:.2g}"]), r.note]
+         *base.dashed([f"{r.value:.4g}", f"{r.matched:.4g}", f"{r.floor:.4g}", f"{r.floor_sd:.2g}"]), r.note]
         for r in rows
     ]  # fmt: skip
-    print_table(header, body)
+    base.print_table(header, body)
     n = rows[0]
     print(
         f"{n.n_synthetic:,} synthetic slices, {n.n_real:,} real ones of {n.patients_real} patients; floor:"
@@ -94,7 +92,6 @@ def quality(
     )
     if 0 < n.patients_heldout < 5:
         print(f"a floor of {n.patients_heldout} patients is rough; take 5 or more to judge by it")
-    print(f"all numbers: {out / 'quality.json'}")
 
 
 def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tuple[str, Path | None, str | None]]:
@@ -110,18 +107,18 @@ def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tu
     return [(name, *given.get(name, (None, None))) for name in names]
 
 
-@app.command("annotations")
+@base.app.command("annotations")
 @with_folder_options()
 def compare_annotated(
-    real: Path = RealOption,
-    synthetic: Path = SyntheticOption,
-    heldout: Path | None = HeldoutOption,
+    real: Path = folders.RealOption,
+    synthetic: Path = folders.SyntheticOption,
+    heldout: Path | None = folders.HeldoutOption,
     *,
     reading: Reading,
-    seed: int = SeedOption,
+    seed: int = base.SeedOption,
     out: Path = Option(Path("understudy-annotations"), "--out", "-o", help="Folder for annotations.json."),
-    as_json: bool = JsonOption,
-    quiet: bool = QuietOption,
+    as_json: bool = base.JsonOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
     from understudy.io.files import make_folder, write_text
@@ -155,7 +152,7 @@ def _print_annotations(found: Annotations) -> None:
         if v.measure == "area_p50" or not v.measure.startswith("area_p")
     ]  # fmt: skip
     header = ["Measure", "Class", "Real (95 % by patient)", "Held-out", "Synthetic (95 %)", "Unit"]
-    print_table(header, [dashed(row) for row in rows])
+    base.print_table(header, [base.dashed(row) for row in rows])
     print()
     rows = [
         [d.measure, d.class_name, f"{d.value:.3g} ({d.low:.3g} to {d.high:.3g})", f"{d.floor:.3g}",
@@ -163,7 +160,7 @@ def _print_annotations(found: Annotations) -> None:
         for d in found.distances
     ]  # fmt: skip
     header = ["Distance", "Class", "Synthetic (95 %)", "Floor: held-out", "Its range", "Outside"]
-    print_table(header, [dashed(row) for row in rows])
+    base.print_table(header, [base.dashed(row) for row in rows])
     compared = [d for d in found.distances if d.value == d.value and d.floor == d.floor]  # neither is NaN
     patients = " and ".join(f"{n} {'held-out' if k == 'held-out' else 'training'}" for k, n in found.patients.items())
     if compared:
@@ -175,23 +172,22 @@ def _print_annotations(found: Annotations) -> None:
         print(note)
 
 
-@app.command()
+@base.app.command()
 def correlate(
     sources: list[Path] = Argument(..., metavar="OUT...", help="Studies, or a CSV (snapshot, dice, metrics)."),
     training: str = Option("synthetic", help="What the segmenters were trained on: synthetic or both."),
     segmenter: str | None = Option(None, help="Its name [default: the study's first]."),
     resamples: int = Option(2000, min=100, help="Of the bootstrap."),
-    seed: int = SeedOption,
+    seed: int = base.SeedOption,
     out: Path = Option(Path("understudy-correlate"), "--out", "-o", help="Folder for correlate.json, scatter.svg."),
-    as_json: bool = JsonOption,
+    as_json: bool = base.JsonOption,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
     from understudy.io.files import make_folder
     from understudy.study.correlate import correlate as find
     from understudy.study.correlate import write_correlations
 
-    if training not in ("synthetic", "both"):
-        raise UnderstudyError(f"no training is called {training!r} here", fix="use synthetic or both")
+    base.one_of("--training", training, ["synthetic", "both"])
     make_folder(out)
     found = find(list(sources), training, segmenter, resamples, seed)
     write_correlations(found, out)
@@ -207,7 +203,7 @@ def correlate(
     ]  # fmt: skip
     at = next((i for i, row in enumerate(rows) if row[0] == "kimg"), 0)
     shown = rows[:15] + ([rows[at]] if at >= 15 else [])
-    print_table(header, [dashed(row) for row in shown])
+    base.print_table(header, [base.dashed(row) for row in shown])
     if len(rows) > 15:
         print(f"the 15 of {len(rows)} that agree most with the Dice")
     for words in found.words:

@@ -11,8 +11,7 @@ from typer import Argument, Option
 from understudy.cli.base import Commands, JsonOption, app, named, print_json, print_table
 from understudy.errors import UnderstudyError
 
-_HELP = "Blinded reading study: can experts tell, and what would they correct?"
-reading_app = Commands(no_args_is_help=True, help=_HELP)
+reading_app = Commands(help="Blinded reading study: can experts tell, and what would they correct?")
 app.add_typer(reading_app, name="reading")
 
 OutArgument = Option(..., "--out", "-o", help="New folder of the study, shown to readers.")

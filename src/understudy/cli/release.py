@@ -55,8 +55,11 @@ def _release_options(
     """Only the signature is used: the options of both kinds of packages."""
 
 
+with_release_options = base.with_options("asked", _release_options, gather=lambda given: SimpleNamespace(**given))
+
+
 @release.command()
-@base.with_options("asked", _release_options, gather=lambda given: SimpleNamespace(**given))
+@with_release_options
 def slices(
     asked: SimpleNamespace,
     layout: str = Option("sliceset", "--format", help="sliceset, png, nifti, nnunet, webdataset."),
@@ -66,10 +69,8 @@ def slices(
     from understudy.runtime.devices import resolve_device
 
     told, signed, found, _ = _inputs(asked)
-    where = str(resolve_device(asked.device))
-    done = release_slices(
-        found, told, signed, asked.out, layout, asked.override, device=where, progress=not asked.quiet
-    )
+    out, where, show = asked.out, str(resolve_device(asked.device)), not asked.quiet
+    done = release_slices(found, told, signed, out, layout, asked.override, device=where, progress=show)
     of = done.certificate["audit"]
     words = (
         f"{of['released']:,} of {of['before']:,} slices released to {out}"
@@ -80,7 +81,7 @@ def slices(
 
 
 @release.command("model")
-@base.with_options("asked", _release_options, gather=lambda given: SimpleNamespace(**given))
+@with_release_options
 def model_command(
     asked: SimpleNamespace, model: Path | None = Option(None, help="Or: folder of the generator to be released.")
 ) -> None:
@@ -97,13 +98,11 @@ def model_command(
     if model is None:
         fix = "give --study and --generator, or --model FOLDER"
         raise UnderstudyError("no generator is named", where="--model", fix=fix)
-    where, hidden = str(resolve_device(asked.device)), [asked.study] if asked.study else []
-    done = release_model(
-        model, found, told, signed, asked.out, asked.override, where, not asked.quiet, evaluation, hidden
-    )
+    out, where, hidden = asked.out, str(resolve_device(asked.device)), [asked.study] if asked.study else []
+    done = release_model(model, found, told, signed, out, asked.override, where, not asked.quiet, evaluation, hidden)
     c = done.certificate
     kind, weights = display_name(c["model"]["kind"]), c["model"]["weights"]["parameters"]
-    words = f"weights of a {kind} ({weights:,}) released to {asked.out}\n"
+    words = f"weights of a {kind} ({weights:,}) released to {out}\n"
     _print_released(done, f"{words}{c['audit']['verdict']['headline']}\n{c['white_box']['words']}", asked.as_json)
 
 

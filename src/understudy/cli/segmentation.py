@@ -6,25 +6,13 @@ from pathlib import Path
 
 from typer import Argument, Option
 
-from understudy.cli.base import (
-    DeviceOption,
-    JsonOption,
-    OutOption,
-    QuietOption,
-    app,
-    dashed,
-    named,
-    print_json,
-    print_table,
-    results_folder,
-    study_of,
-)
+from understudy.cli import base
 from understudy.cli.folders import Reading, with_folder_options
 from understudy.cli.study import print_result
 from understudy.errors import UnderstudyError
 
 
-@app.command()
+@base.app.command()
 @with_folder_options("sizes", patients=False)
 def evaluate(
     synthetic: Path = Option(..., help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set, package."),
@@ -36,9 +24,9 @@ def evaluate(
     reading: Reading,
     sizes: str = Option("fit", help="Images of another size than the real slices: fit (pad, average), or refuse."),
     samples: int | None = Option(None, min=1, help="Use the first so many slices [default: all]."),
-    out: Path | None = OutOption,
-    device: str = DeviceOption,
-    quiet: bool = QuietOption,
+    out: Path | None = base.OutOption,
+    device: str = base.DeviceOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
     from understudy.study.engine.run import run_study
@@ -50,31 +38,31 @@ def evaluate(
     if study is not None and resolution is not None:
         fix = "leave it out, or set `slices: {resolution: ...}` in the study file"
         raise UnderstudyError("the study says the resolution of its slices", where="--resolution", fix=fix)
-    base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)
-    made = evaluation_study(synthetic, reading.spec, base, out, samples)
-    print_result(run_study(made, results_folder(made, out), device, not quiet))
+    real = base.study_of(study) if study else study_of_cohort(Path(str(cohort)), base.study_of(preset), resolution)
+    made = evaluation_study(synthetic, reading.spec, real, out, samples)
+    print_result(run_study(made, base.results_folder(made, out), device, not quiet))
 
 
-@app.command()
+@base.app.command()
 def segment(
     model: Path = Option(..., help="Trained segmenter (jobs/segmenter-... or its `model`)."),
     patient: Path = Option(..., help="Folder with the patient's NIfTI volumes."),
     out: Path = Option(Path("seg.nii.gz"), "--out", "-o", help="Label volume to write, .nii.gz."),
     channel: list[str] | None = Option(None, help="NAME=FILE where file names do not tell; may be repeated."),
     dropped_slices: str | None = Option(None, help="Slices dropped by the rule: background or predict."),
-    device: str = DeviceOption,
+    device: str = base.DeviceOption,
 ) -> None:
     """Label a new patient's volumes with a trained segmenter: same grid and affine as the input."""
     from understudy.study.segment import segment_patient
 
-    if dropped_slices not in (None, "background", "predict"):
-        raise UnderstudyError(f"{dropped_slices!r} is not known", where="--dropped-slices", fix="background or predict")
-    files = dict(named("--channel", text) for text in channel or [])
+    if dropped_slices is not None:
+        base.one_of("--dropped-slices", dropped_slices, ["background", "predict"])
+    files = dict(base.named("--channel", text) for text in channel or [])
     found = segment_patient(model, patient, out, files, dropped_slices, device)
     print(f"{out}: " + ", ".join(f"{name} {count:,} voxels" for name, count in found.items()))
 
 
-@app.command()
+@base.app.command()
 def score(
     truth: Path = Argument(..., help="Label volume (.nii, .nii.gz, .npz, .npy), or a folder of them."),
     prediction: Path = Argument(..., help="The same of the prediction; files are matched by name."),
@@ -85,15 +73,15 @@ def score(
     ignore_affine: bool = Option(False, "--ignore-affine", help="Compare the arrays as stored, not by their headers."),
     skip_unmatched: bool = Option(False, "--skip-unmatched", help="Leave out files without a partner."),
     csv: Path | None = Option(None, help="Also write one row per file and class to this file."),
-    as_json: bool = JsonOption,
-    quiet: bool = QuietOption,
+    as_json: bool = base.JsonOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Score label volumes against the truth: Dice, Hausdorff distances, precision, recall, misses."""
     from understudy.io.files import write_text
     from understudy.metrics.label_files import as_result, means_over_files, score_labels
 
-    values = _entries("--classes", classes, "=", "NCR=1,ED=2,ET=4") if classes is not None else None
-    unions = _entries("--regions", regions, "=", "WT=NCR+ED+ET,TC=NCR+ET") if "=" in regions else {}
+    values = _entries("--classes", classes, "NCR=1,ED=2,ET=4") if classes is not None else None
+    unions = _entries("--regions", regions, "WT=NCR+ED+ET,TC=NCR+ET") if "=" in regions else {}
     numbers = None if values is None else {name: int(value) for name, value in values.items()}
     joined = {name: [m.strip() for m in members.split("+")] for name, members in unions.items()} or regions
     scores = score_labels(
@@ -103,7 +91,7 @@ def score(
     if csv is not None:
         write_text(csv, scores.rows.to_csv(index=False))
     if as_json:
-        print_json(as_result(scores))
+        base.print_json(as_result(scores))
         return
     over = f"means over {len(scores.spacing)} files, " if scores.folders else ""
     print(f"{over}empty masks by the rule '{scores.policy}'")
@@ -118,18 +106,18 @@ def score(
         else:
             both = row["truth_empty"] and row["prediction_empty"]
             state = ["missed" if row["missed"] else "false alarm" if row["false_alarm"] else "absent" if both else ""]
-        body.append([row["class_name"], *dashed([*cells, f"{row['volume_error']:+.4f}"]), *state])
-    print_table([*header, *(["missed", "false alarms"] if scores.folders else [""])], body)
+        body.append([row["class_name"], *base.dashed([*cells, f"{row['volume_error']:+.4f}"]), *state])
+    base.print_table([*header, *(["missed", "false alarms"] if scores.folders else [""])], body)
     for name, notes in scores.notes.items():
         for note in notes:
             print(f"note: {f'{name}: ' if name and scores.folders else ''}{note}")
 
 
-def _entries(option: str, text: str, between: str, example: str) -> dict[str, str]:
+def _entries(option: str, text: str, example: str) -> dict[str, str]:
     """The parts of NAME=TEXT,NAME=TEXT."""
     found: dict[str, str] = {}
     for part in text.split(","):
-        name, _, value = (p.strip() for p in part.rpartition(between))
+        name, _, value = (p.strip() for p in part.rpartition("="))
         if not name or not value or name in found or (option == "--classes" and not value.isdecimal()):
             raise UnderstudyError(f"cannot read {part!r}", where=f"{option} {text}", fix=f"e.g. {example}")
         found[name] = value

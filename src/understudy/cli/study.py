@@ -9,24 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Argument, Option
 
-from understudy.cli.base import (
-    DeviceOption,
-    DevicesOption,
-    JsonOption,
-    NodesOption,
-    OutOption,
-    QuietOption,
-    ResultsArgument,
-    StudyArgument,
-    app,
-    exit_with,
-    print_error,
-    print_json,
-    print_table,
-    results_folder,
-    study_of,
-    workers_of,
-)
+from understudy.cli import base
 from understudy.errors import UnderstudyError
 from understudy.names import duration
 
@@ -36,7 +19,7 @@ if TYPE_CHECKING:
 SITES = 12  # that `plan` names in a line
 
 
-@app.command()
+@base.app.command()
 def init(folder: Path = Argument(..., help="Folder of patients: BraTS, nnU-Net, BIDS, or other names.")) -> None:
     """Print a commented study file for a folder of patients: understudy init FOLDER > my-study.yaml."""
     from understudy.study.init import suggest_study
@@ -44,11 +27,11 @@ def init(folder: Path = Argument(..., help="Folder of patients: BraTS, nnU-Net, 
     print(suggest_study(folder), end="")
 
 
-@app.command()
+@base.app.command()
 def check(
     source: Path = Argument(..., help="Folder of a cohort, or a study file that describes one."),
-    as_json: bool = JsonOption,
-    quiet: bool = QuietOption,
+    as_json: bool = base.JsonOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """List what is wrong with a cohort, by doing all that `run` does to prepare it except writing the slices.
 
@@ -60,42 +43,41 @@ def check(
     header = ["severity", "patient", "file", "problem", "what to do"]
     rows = [[p.severity, p.patient, p.file.name, p.problem, p.fix] for one in found for p in one.checked.problems]
     if as_json:
-        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        base.print_json([dict(zip(header, row, strict=True)) for row in rows])
     else:
         if rows:
-            print_table(header, rows)
-        for one in found:
-            print(one.summary())
-    exit_with(any(one.stops for one in found))
+            base.print_table(header, rows)
+        print("\n".join(one.summary() for one in found))
+    base.exit_with(any(one.stops for one in found))
 
 
-@app.command()
+@base.app.command()
 def plan(
-    study: str = StudyArgument,
-    out: Path | None = OutOption,
-    device: str = DeviceOption,
+    study: str = base.StudyArgument,
+    out: Path | None = base.OutOption,
+    device: str = base.DeviceOption,
     speed: str = Option("", help="Of another machine: operations a second, a100, h100, rtx4090, rtx3090."),
     workers: str = Option("auto", help="Jobs at once: a number, or auto: as `run` here, 1 with --speed."),
     calibrate: bool = Option(False, "--calibrate", help="Measure this machine's speed again."),
     every: bool = Option(False, "--list", help="Show every job, however many."),
-    as_json: bool = JsonOption,
+    as_json: bool = base.JsonOption,
 ) -> None:
     """Show the jobs of a study, about how much time and disk they take, and what a change of the study file redoes."""
     from understudy.study.engine.preview import preview_study
 
-    loaded, asked = study_of(study), workers_of(workers)
-    folder = results_folder(loaded, out)
+    loaded, asked = base.study_of(study), _workers(workers)
+    folder = base.results_folder(loaded, out)
     found = preview_study(loaded, folder, device, speed, asked, calibrate)
     if as_json:
-        print_json(found)
+        base.print_json(found)
         return
     jobs = found["list"]
     if every or len(jobs) <= 60:
         rows = [[job["id"][:12], job["name"], job["state"], *_cost(job)] for job in jobs]
-        print_table(["id", "job", "state", "about", "disk"], rows)
+        base.print_table(["id", "job", "state", "about", "disk"], rows)
     else:
         rows = [[stage, row["jobs"], row["done"], *_cost(row)] for stage, row in found["stages"].items()]
-        print_table(["stage", "jobs", "done", "about", "disk"], rows)
+        base.print_table(["stage", "jobs", "done", "about", "disk"], rows)
     for name, cohort in found["cohorts"].items():
         print(_who(name, cohort))
     print(f"{found['settings']} settings, each trained {'once' if loaded.repeats == 1 else f'{loaded.repeats} times'}")
@@ -117,6 +99,14 @@ def plan(
     )
 
 
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
+    return int(text)
+
+
 def _cost(row: dict[str, Any]) -> list[str]:
     return [duration(row["seconds"]), _bytes(row["disk_bytes"])]
 
@@ -127,26 +117,26 @@ def _bytes(count: float) -> str:
 
 def _who(name: str, cohort: dict[str, Any]) -> str:
     """E.g. "brats2020: of 369 patients 250 train, 63 validate, 56 test; by site site1 13/3/2, ..."."""
-    parts = ("train", "val", "test")
-    counts = [f"{cohort[part]} {word}" for part, word in zip(parts, ("train", "validate", "test"), strict=True)]
-    text = f"{name + ': ' if name else ''}of {cohort['patients'] + cohort['left_out']} patients {', '.join(counts)}"
-    if cohort["left_out"]:
-        text += f", {cohort['left_out']} are left out"
-    sites = [f"{site or 'unknown'} {'/'.join(str(n[p]) for p in parts)}" for site, n in cohort["sites"].items()]
+    text = (
+        f"{name + ': ' if name else ''}of {cohort['patients'] + cohort['left_out']} patients {cohort['train']} train,"
+    )
+    text += f" {cohort['val']} validate, {cohort['test']} test"
+    text += f", {cohort['left_out']} are left out" if cohort["left_out"] else ""
+    sites = [f"{site or 'unknown'} {n['train']}/{n['val']}/{n['test']}" for site, n in cohort["sites"].items()]
     if any(cohort["sites"]):
         more = f" and {len(sites) - SITES} more" if len(sites) > SITES else ""
         text += f"; by site {', '.join(sites[:SITES])}{more}"
     return text
 
 
-@app.command()
+@base.app.command()
 def run(
-    study: str = StudyArgument,
-    out: Path | None = OutOption,
-    device: str = DeviceOption,
-    devices: int = DevicesOption,
+    study: str = base.StudyArgument,
+    out: Path | None = base.OutOption,
+    device: str = base.DeviceOption,
+    devices: int = base.DevicesOption,
     workers: str = Option("auto", help="Jobs at once: a number, or auto: one a GPU, or one a core."),
-    quiet: bool = QuietOption,
+    quiet: bool = base.QuietOption,
     until: str = Option(
         "report",
         help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
@@ -159,31 +149,31 @@ def run(
     dry_run: bool = Option(False, "--dry-run", help="With --cluster: only show what the queue would get."),
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
-    if (cluster or dry_run) and cluster not in ("slurm", "local"):
-        raise UnderstudyError(f"--cluster is {cluster!r}", fix="use slurm or local")
-    if cluster and devices > 1:
-        fix = "say `cluster: {stages: {generator: {gpus: ...}}}` in the study file"
-        raise UnderstudyError("--devices does not go with --cluster", fix=fix)
-    if cluster and job_minutes is not None:
-        fix = "say `cluster: {minutes: ...}` in the study file"
-        raise UnderstudyError("--job-minutes does not go with --cluster", fix=fix)
+    if cluster or dry_run:
+        base.one_of("--cluster", cluster, ["slurm", "local"])
+    for option, given, field in (
+        ("--devices", devices > 1, "stages: {generator: {gpus: ...}}"), ("--job-minutes", job_minutes, "minutes: ..."),
+    ):  # fmt: skip
+        if cluster and given:
+            fix = f"say `cluster: {{{field}}}` in the study file"
+            raise UnderstudyError(f"{option} does not go with --cluster", fix=fix)
     from understudy.study.engine import cluster as queue
     from understudy.study.engine.run import run_study
 
-    loaded, count = study_of(study), workers_of(workers)
-    folder = results_folder(loaded, out)
+    loaded, count = base.study_of(study), _workers(workers)
+    folder = base.results_folder(loaded, out)
     if not cluster:
         print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes))
     elif dry_run:
         rows, lines = queue.dry_run(loaded, folder, cluster, device, until, count)  # type: ignore[arg-type]  # checked
-        print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
+        base.print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
         print("\n".join(lines))
     else:
         print_result(queue.run_on_cluster(loaded, folder, cluster, device, not quiet, until, count))  # type: ignore[arg-type]
 
 
-@app.command()
-def status(out: Path = ResultsArgument, as_json: bool = JsonOption) -> None:
+@base.app.command()
+def status(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) -> None:
     """Show which jobs of a study are done, running, failed or waiting."""
     from understudy.study.engine.jobs import study_status
 
@@ -197,25 +187,25 @@ def status(out: Path = ResultsArgument, as_json: bool = JsonOption) -> None:
          f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"]]
         for row in table.to_dict(orient="records")
     ]  # fmt: skip
-    print_table(["id", "job", "state", "time", ""], rows, markup=(2,))
+    base.print_table(["id", "job", "state", "time", ""], rows, markup=(2,))
     counts = table["state"].value_counts()
     print(", ".join(f"{counts[state]} {state}" for state in colours if state in counts))
 
 
-@app.command()
+@base.app.command()
 def job(
     job_id: str = Argument(..., metavar="ID", help="Start of a job's id, as `understudy plan` shows it."),
     study: str = Option("", help="Study file or preset [default: the plan in --out]."),
-    out: Path | None = OutOption,
-    device: str = DeviceOption,
-    devices: int = DevicesOption,
-    nodes: int = NodesOption,
+    out: Path | None = base.OutOption,
+    device: str = base.DeviceOption,
+    devices: int = base.DevicesOption,
+    nodes: int = Option(1, min=1, help="Machines of --devices each; start by torchrun or srun, one process a device."),
     minutes: float | None = Option(
         None,
         help="Stop after so many minutes with a checkpoint and status 75 (to be continued), as SIGUSR1 and"
         " SIGTERM do; give a queue's limit less what a checkpoint takes.",
     ),
-    quiet: bool = QuietOption,
+    quiet: bool = base.QuietOption,
 ) -> None:
     """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
 
@@ -228,23 +218,23 @@ def job(
         raise UnderstudyError("neither a study nor a folder of results is given", fix=fix)
     from understudy.study.engine.run import run_one
 
-    loaded = study_of(study) if study else None
-    folder = results_folder(loaded, out) if loaded else Path(str(out))
+    loaded = base.study_of(study) if study else None
+    folder = base.results_folder(loaded, out) if loaded else Path(str(out))
     if (ran := run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)) is not None:
         found, done = ran
         print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
 
 
-@app.command()
-def report(out: Path = ResultsArgument) -> None:
+@base.app.command()
+def report(out: Path = base.ResultsArgument) -> None:
     """Make a study's report again from what is done so far."""
     from understudy.study.stages.report import report_again
 
     page, answer = report_again(out)
-    print(f"{answer}\n{page}" if answer else str(page))
+    print(f"{answer}\n{page}" if answer else page)
 
 
-@app.command()
+@base.app.command()
 def preset(name: str = Argument("quickstart", help="quickstart, workstation or paper.")) -> None:
     """Print a built-in study, to start a study file from."""
     from understudy.study.config.schema import preset_text
@@ -259,18 +249,17 @@ def print_result(result: RunResult) -> None:
         messages.setdefault(message, []).append(failed.name)
     for message, names in messages.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        print_error(f"{message}\n  job: {names[0]}{others}")
+        base.print_error(f"{message}\n  job: {names[0]}{others}")
+    if result.page is not None:
+        what = "report of what is there, with what is missing" if result.failed else "report"
+        print(f"{result.answer}\n{what}: {result.page}")
+    elif not result.failed:
+        print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
     if result.failed:
-        if result.page is not None:
-            print(f"{result.answer}\nreport of what is there, with what is missing: {result.page}")
         count, waiting = len(result.failed), len(result.blocked)
         blocked = f"; {waiting} job{'s' * (waiting != 1)} waiting for them" if waiting else ""
         sys.stderr.write(
             f"{count} job{'s' * (count != 1)} failed{blocked}. What is done is kept in {result.out};"
             f" run the same command again to continue, or `understudy report {result.out}` for what is there.\n"
         )
-    elif result.page is not None:
-        print(f"{result.answer}\nreport: {result.page}")
-    else:
-        print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
-    exit_with(not result.complete)
+    base.exit_with(not result.complete)
