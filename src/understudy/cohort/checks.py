@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.config import Cohort, Patient, Problem, note
-from understudy.cohort.patient import PatientReader, Severity
+from understudy.cohort.config import Cohort, Patient, Problem, Severity, note
+from understudy.cohort.patient import PatientReader
 from understudy.cohort.slicing import Frame, SliceConfig, bright_part, grey_background, kept_slices
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError, first_line
@@ -130,11 +131,9 @@ def first_headers(cohort: Cohort, slicing: SliceConfig) -> list[VolumeHeader]:
     headers = []
     for patient in cohort.patients:
         for path in patient.images.values():
-            try:
+            with suppress(UnderstudyError):
                 headers.append(read_header(path, plane=slicing.plane))
                 break
-            except UnderstudyError:
-                continue
     return headers
 
 
@@ -152,9 +151,8 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
     if left and skip_bad_patients:
         return replace(cohort, patients=left)
     fix = f"{first.fix}; `understudy check` lists everything"
-    if skip_bad_patients:
-        what = f"no patient is left: all {len(bad)} have errors"
-    else:
+    what = f"no patient is left: all {len(bad)} have errors"
+    if not skip_bad_patients:
         listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         what = f"{len(bad)} of {len(cohort.patients)} patients cannot be used ({listed})"
         fix += "; `skip_bad_patients: true` goes on without them"
@@ -177,15 +175,11 @@ def _read_all(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fra
     reader = PatientReader(patient, cohort, slicing.plane)
     found = _Inspected(patient, reader.problems)  # the same list: reading on adds to it
     geometry = None
-
-    def add(name: str, what: str, fix: str | None, severity: Severity = "error") -> None:
-        found.problems.append(Problem(patient.id, reader.files[name], what, fix or "replace the file", severity))
-
     if frame is not None and reader.header is not None and reader.sliceable:
         try:
             geometry = frame.geometry(reader.header)
         except UnderstudyError as error:
-            add(next(iter(reader.headers)), error.what, error.fix)
+            reader.add(next(iter(reader.headers)), error.what, error.fix)
     for name in reader.headers:
         own = None if name in reader.off_grid else geometry
         wider = f"set `slices: {{matrix: {2 * own.padded}}}` for all patients, or crop or recentre this" if own else ""
@@ -196,24 +190,24 @@ def _read_all(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fra
         if name == LABELS:
             found.classes = set(np.unique(volume[volume > 0]).tolist())
             if own is not None and _outside(volume, own).any():
-                add(name, f"cropping to {own.padded} pixels would cut off annotated voxels", wider)
+                reader.add(name, f"cropping to {own.padded} pixels would cut off annotated voxels", wider)
             continue
         # of the values, not of how they are stored: a copy may have been saved with another type
         with np.errstate(over="ignore"):
-            digest = hashlib.sha256(np.ascontiguousarray(volume, np.float32).data).hexdigest()
-        found.digests[name] = digest
+            found.digests[name] = hashlib.sha256(np.ascontiguousarray(volume, np.float32).data).hexdigest()
         if background := grey_background(volume):
             what = f"{name} is not dark in the corners of its slices (median {background:g}, maximum {volume.max():g})"
-            add(name, what, _CLEAR, "warning")
+            reader.add(name, what, _CLEAR, "warning")
         if own is None:
             continue
         lost = _outside(volume, own).sum(dtype=np.float64)
         if lost and lost > _CUT * (total := volume.sum(dtype=np.float64)):
-            add(name, f"cropping to {own.padded} pixels cuts off {lost / total:.1%} of {name}", wider, "warning")
+            what = f"cropping to {own.padded} pixels cuts off {lost / total:.1%} of {name}"
+            reader.add(name, what, wider, "warning")
         try:
             bright = bright_part(volume, reader.files[name], own, slicing)
         except UnderstudyError as error:
-            add(name, error.what, error.fix)
+            reader.add(name, error.what, error.fix)
             continue
         if name == slicing.rule_channel:
             found.kept = int(kept_slices(bright, own, slicing).sum())
@@ -221,12 +215,12 @@ def _read_all(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fra
                 rule = f"{name} > {slicing.rule_intensity:g} of 255 in {slicing.rule_fraction:.0%} of the pixels"
                 what = f"no slice passes the slice rule ({rule}), so that the patient is not trained on"
                 fix = "of a dim volume set `slices: {scaling: robust}`, of a small head lower `rule_fraction`"
-                add(name, what, fix, "warning")
+                reader.add(name, what, fix, "warning")
     first: dict[str, str] = {}  # a missing sequence may have been filled with a copy of another
     for name, digest in found.digests.items():
         if (original := first.setdefault(digest, name)) != name:
             fix = "probably a stand-in for a missing sequence: add the real one, or leave the patient out"
-            add(name, f"{name} is identical to {original}", fix, "warning")
+            reader.add(name, f"{name} is identical to {original}", fix, "warning")
     return found
 
 
@@ -249,13 +243,11 @@ def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
         patient = found.patient
         for name, digest in found.digests.items():
             earlier, earlier_name = first.setdefault(digest, (patient, name))
-            if earlier.id == patient.id:
-                continue
-            same_person = earlier.subject == patient.subject  # both are on one side of the split
-            what = f"{name} is identical to {earlier_name} of patient {earlier.id}"
-            fix = "remove one of the two patients (they would leak between training and test)"
-            if same_person:
-                fix = "nothing, or remove one of the two scans"
-            severity: Severity = "warning" if same_person else "error"
-            problems.append(Problem(patient.id, patient.images[name], what, fix, severity))
+            if earlier.id != patient.id:
+                what = f"{name} is identical to {earlier_name} of patient {earlier.id}"
+                fix = "remove one of the two patients (they would leak between training and test)"
+                severity: Severity = "error"
+                if earlier.subject == patient.subject:  # both are on one side of the split
+                    fix, severity = "nothing, or remove one of the two scans", "warning"
+                problems.append(Problem(patient.id, patient.images[name], what, fix, severity))
     return problems

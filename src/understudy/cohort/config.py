@@ -14,6 +14,7 @@ from understudy.exchange.spec import LABELS
 from understudy.slices import LabelClass, evenly_coded
 
 AUTO = "auto"
+Severity = Literal["error", "warning"]  # an "error" keeps the patient out
 PARTICIPANTS, PARTICIPANT_COLUMN, SITE_COLUMN = "participants.tsv", "participant_id", "site"  # as in BIDS
 
 
@@ -76,9 +77,10 @@ class Problem:
     file: Path
     problem: str
     fix: str
-    severity: Literal["error", "warning"] = "error"  # an "error" keeps the patient out
+    severity: Severity = "error"
 
     def as_error(self) -> UnderstudyError:
+        """To raise."""
         whose = f"patient {self.patient}: " if self.patient else ""
         return UnderstudyError(whose + self.problem, where=self.file, fix=self.fix)
 

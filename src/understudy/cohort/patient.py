@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.config import Cohort, Patient, Problem
+from understudy.cohort.config import Cohort, Patient, Problem, Severity
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import LABELS
 from understudy.io.grids import Plane, VolumeHeader, judge_pixels, slices_of
 from understudy.io.nifti import Digest, read_header, read_voxels, whole_numbers
 from understudy.slices import LabelClass
-
-Severity = Literal["error", "warning"]
 
 # Interpolation undershoots a little below zero; a z-scored volume is negative for about half of its tissue.
 _TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
@@ -38,11 +36,17 @@ class PatientReader:
             try:
                 self.headers[name] = read_header(path, plane=plane)
             except UnderstudyError as error:
-                self._add(name, error.what, error.fix or "replace the file")
+                self.add(name, error.what, error.fix)
         doubts = {doubt: name for name in reversed(self.headers) for doubt in self.headers[name].doubts}
         for (what, fix), name in doubts.items():  # once, though all files may share it
-            self._add(name, what, fix, "warning")
-        self._compare_grids()
+            self.add(name, what, fix, "warning")
+        if self.headers:
+            self._compare_grids()
+
+    def add(self, name: str, what: str, fix: str | None, severity: Severity = "error") -> UnderstudyError:
+        """Notes a problem of a file; returns it as an error."""
+        self.problems.append(Problem(self.patient.id, self.files[name], what, fix or "replace the file", severity))
+        return self.problems[-1].as_error()
 
     def refuse_errors(self) -> None:
         """Raises the first error found so far."""
@@ -57,9 +61,9 @@ class PatientReader:
         """
         slices = self._slices(channel, digest)
         if found := _judge_image(channel, slices):
-            self._add(channel, *found)
+            error = self.add(channel, *found)
             if found[-1] == "error":
-                raise self.problems[-1].as_error()
+                raise error
         return slices
 
     def labels(self, digest: Digest | None = None) -> NDArray[np.uint8]:
@@ -68,18 +72,17 @@ class PatientReader:
         try:
             indices = class_indices(whole_numbers(stored, path), self.cohort.classes, path)
         except UnderstudyError as error:
-            self._add(LABELS, error.what, error.fix or "correct the file")
-            raise self.problems[-1].as_error() from error
+            raise self.add(LABELS, error.what, error.fix) from error
         share = np.count_nonzero(indices) / indices.size
         if stored.dtype.kind == "f":
             what = f"the annotation is stored as {stored.dtype.name}, though all values are whole"
-            self._add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
+            self.add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
         if share > _MOST_ANNOTATED:
             fix = "look at it in a viewer: is it inverted, or a mask of the brain?"
-            self._add(LABELS, f"{share:.0%} of all voxels are annotated", fix, "warning")
+            self.add(LABELS, f"{share:.0%} of all voxels are annotated", fix, "warning")
         if share == 0:
             fix = "nothing, if there is no lesion; else replace it"
-            self._add(LABELS, "the annotation is empty (background only)", fix, "warning")
+            self.add(LABELS, "the annotation is empty (background only)", fix, "warning")
         return indices
 
     def _slices(self, name: str, digest: Digest | None) -> NDArray[Any]:
@@ -89,16 +92,10 @@ class PatientReader:
         try:
             return slices_of(read_voxels(self.files[name], self.headers[name], digest), self.headers[name])
         except UnderstudyError as error:
-            self._add(name, error.what, error.fix or "replace the file")
-            raise self.problems[-1].as_error() from error
-
-    def _add(self, name: str, what: str, fix: str, severity: Severity = "error") -> None:
-        self.problems.append(Problem(self.patient.id, self.files[name], what, fix, severity))
+            raise self.add(name, error.what, error.fix) from error
 
     def _compare_grids(self) -> None:
         """Compares all grids with the one that most files are on, and judges its pixels."""
-        if not self.headers:
-            return
 
         def agreement(name: str) -> tuple[int, bool]:
             own = self.headers[name]
@@ -112,28 +109,28 @@ class PatientReader:
             if name not in self.off_grid:
                 if header.positioned != on_grid.positioned:
                     what = f"{_named(name)} has no position; its array is taken as that of {of_reference}"
-                    self._add(name, what, f"look at both in a viewer; give it the header of {of_reference}", "warning")
+                    self.add(name, what, f"look at both in a viewer; give it the header of {of_reference}", "warning")
                 elif header.axes != on_grid.axes:
                     what = f"{_named(name)} is stored as {header.axes}, {of_reference} as {on_grid.axes}"
-                    self._add(name, what, "nothing to do: each file is turned by its own header", "warning")
+                    self.add(name, what, "nothing to do: each file is turned by its own header", "warning")
                 self.headers[name] = header.like(on_grid)
                 continue
             if header.shape != on_grid.shape:
                 shapes = ["x".join(map(str, h.shape)) for h in (header, on_grid)]
                 what = f"{_named(name)} has shape {shapes[0]}, {of_reference} {shapes[1]}"
-                self._add(name, what, "resample it onto the grid of the other files")
+                self.add(name, what, "resample it onto the grid of the other files")
                 continue
             what, alike = self._other_position(name, reference), header.stored_alike(on_grid)
             if alike and self.cohort.trust_array_order:
                 fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
-                self._add(name, what, fix, "warning")
+                self.add(name, what, fix, "warning")
                 self.headers[name] = replace(header, affine=on_grid.affine).like(on_grid)
                 self.off_grid.remove(name)
             else:
                 trust = ", or set `trust_array_order: true` if the arrays align" if alike else ""
-                self._add(name, what, f"look at both in a viewer; correct the header{trust}")
+                self.add(name, what, f"look at both in a viewer; correct the header{trust}")
         for what, fix, severity in judge_pixels(on_grid):
-            self._add(reference, what, fix, severity)
+            self.add(reference, what, fix, severity)
             self.sliceable = severity != "error"
 
     def _other_position(self, name: str, reference: str) -> str:
@@ -167,9 +164,7 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
     indices = np.zeros(slices.shape, np.uint8)
     for target, plane in zip(indices, slices, strict=True):
         known = np.count_nonzero(plane == 0)
-        if known == plane.size:
-            continue
-        for index, entry in enumerate(classes[1:], start=1):
+        for index, entry in enumerate(classes[1:], start=1) if known < plane.size else ():
             here = plane == entry.source
             target[here] = index
             known += np.count_nonzero(here)
@@ -178,8 +173,9 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
             more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
             expected = ", ".join(f"{c.source} ({c.name})" for c in classes)
             what = f"unexpected label {', '.join(map(str, unexpected[:5]))}{more}; expected {expected}"
-            fix = "correct the file, or name all label values under `classes` of the cohort"
-            raise UnderstudyError(what, where=path, fix=fix)
+            raise UnderstudyError(
+                what, path, "correct the file, or name all label values under `classes` of the cohort"
+            )
     return indices
 
 
