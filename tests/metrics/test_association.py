@@ -14,8 +14,8 @@ from scipy import stats
 from understudy.metrics.association import (
     FEWEST_RUNS,
     Association,
-    _both,
     associate,
+    correlations,
     draw,
     kendall,
     permutation_p,
@@ -115,7 +115,7 @@ def test_resampled_correlations_are_those_of_the_rows() -> None:
     x[3] = np.nan
     runs = rng.integers(0, 6, 14)
     draws = draw(y, runs, 40)
-    a, b = _both(np.where(draws.rows >= 0, x[draws.rows], np.nan), draws.dice)
+    a, b = correlations(np.where(draws.rows >= 0, x[draws.rows], np.nan), draws.dice)
     for i, rows in enumerate(draws.rows):
         some = (rows >= 0) & ~np.isnan(x[rows])
         u, v = x[rows[some]], draws.dice[i, some]

@@ -39,28 +39,6 @@ class Association:
     p_within: float = math.nan  # of `within`, snapshots permuted within each training
 
 
-def spearman(x: Floats, y: Floats) -> float:
-    """Spearman's rank correlation with average ranks for ties; NaN if either is constant."""
-    return _correlation(_ranks(x), _ranks(y))
-
-
-def _correlation(a: Floats, b: Floats) -> float:
-    """Of values about their means."""
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale > 0 else math.nan
-
-
-def _ranks(values: Floats) -> Floats:
-    ranks = rankdata(values)  # average ranks of ties
-    return np.asarray(ranks - ranks.mean(), np.float64)
-
-
-def kendall(x: Floats, y: Floats) -> float:
-    """Kendall's tau-b; NaN if either is constant."""
-    a, b = (np.sign(v[:, None] - v[None, :]).ravel() for v in (x, y))
-    return _correlation(a, b)
-
-
 class Draws(NamedTuple):
     """Resamples that all metrics share."""
 
@@ -78,16 +56,16 @@ def draw(scores: Floats, runs: NDArray[np.int64], resamples: int = 2000, seed: i
         of = np.arange(len(sizes))  # trainings
         if len(sizes) >= FEWEST_RUNS:
             of = rng.integers(0, len(sizes), len(sizes))
-        first, span = (np.repeat(v[of], sizes[of]) for v in (starts, sizes))
+        first, span = np.repeat(starts[of], sizes[of]), np.repeat(sizes[of], sizes[of])
         drawn.append(order[first + (rng.random(len(first)) * span).astype(np.int64)])  # snapshots within each
-    padded = np.full((resamples, max(map(len, drawn))), -1)  # trainings differ in their number of snapshots
+    rows = np.full((resamples, max(map(len, drawn))), -1)  # trainings differ in their number of snapshots
     for i, own in enumerate(drawn):
-        padded[i, : len(own)] = own
+        rows[i, : len(own)] = own
     patients = scores.shape[1]
     weights = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
     # each resample has its own Dice of every snapshot: that of its patients
-    dice = np.take_along_axis(_means(scores, weights), np.maximum(padded, 0), axis=1)
-    return Draws(padded, np.where(padded >= 0, dice, np.nan))
+    dice = np.take_along_axis(_means(scores, weights), np.maximum(rows, 0), axis=1)
+    return Draws(rows, np.where(rows >= 0, dice, np.nan))
 
 
 def associate(
@@ -101,7 +79,7 @@ def associate(
             for a patient that a snapshot was not tested on.
         runs: number of the training of each snapshot.
         draws: from `draw`, of the same scores and runs.
-        orders: random orders of the p value. seed: of these.
+        orders, seed: random orders of the p values.
     """
     dice = _means(scores, np.ones((1, scores.shape[1])))[0]
     some = np.isfinite(metric) & np.isfinite(dice)
@@ -110,37 +88,42 @@ def associate(
         return Association(n, count)
     drawn = np.where(draws.rows >= 0, metric[np.maximum(draws.rows, 0)], np.nan)
     bounds = []
-    for values in _both(drawn, draws.dice):  # Spearman, Kendall
+    for values in correlations(drawn, draws.dice):  # Spearman, Kendall
         defined = values[np.isfinite(values)]
         bounds.append(np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else [math.nan, math.nan])
-    x, y, of = metric[some], dice[some], runs[some]
-    by_run = [(int((of == r).sum()), spearman(x[of == r], y[of == r])) for r in np.unique(of) if (of == r).sum() >= 3]
-    by_run = [(size, value) for size, value in by_run if math.isfinite(value)]
-    total = sum(size for size, _ in by_run)
-    rng = np.random.default_rng([seed, 8])
-    within = sum(size * value for size, value in by_run) / total if total else math.nan
-    p, p_within = permutation_p(x, y, orders, rng), within_p(x, y, of, orders, rng)
     (low, high), (tau_low, tau_high) = bounds
+    x, y, rng = metric[some], dice[some], np.random.default_rng([seed, 8])
+    p = permutation_p(x, y, orders, rng)
+    within, p_within = _within(x, y, runs[some], orders, rng)
     return Association(n, count, spearman(x, y), low, high, kendall(x, y), tau_low, tau_high, within, p, p_within)
 
 
-def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Spearman and Kendall [b] of the rows of x and y [b, n], pairs without both numbers left out.
+def spearman(x: Floats, y: Floats) -> float:
+    """Spearman's rank correlation with average ranks for ties; NaN if either is constant."""
+    return float(correlations(x[None], y[None])[0][0])
 
-    The sums of the signs of differences are, up to a factor, average ranks about their mean.
-    """
+
+def kendall(x: Floats, y: Floats) -> float:
+    """Kendall's tau-b; NaN if either is constant."""
+    return float(correlations(x[None], y[None])[1][0])
+
+
+def correlations(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Spearman and Kendall [b] of the rows of x and y [b, n], pairs without both numbers left out."""
     found = []
     step = max(1, PAIRS_AT_ONCE // x.shape[1] ** 2)
     for start in range(0, len(x), step):
         a, b = x[start : start + step], y[start : start + step]
         missing = np.isnan(a) | np.isnan(b)
-        signs = []
+        signs = []  # of all differences, [b, n, n]
         for v in (np.where(missing, np.nan, a), np.where(missing, np.nan, b)):
             with np.errstate(invalid="ignore"):
                 signs.append(np.nan_to_num(np.sign(v[:, :, None] - v[:, None, :])))
-        ranks = [s.sum(2) for s in signs]
-        found.append([_cosine(*ranks), _cosine(*(s.reshape(len(s), -1) for s in signs))])
-    return tuple(np.concatenate([f[i] for f in found]) for i in (0, 1))  # type: ignore[return-value]
+        # a value's sum of signs is, up to a factor, its average rank about the mean rank
+        of_ranks, of_pairs = [s.sum(2) for s in signs], [s.reshape(len(s), -1) for s in signs]
+        found.append([_cosine(*of_ranks), _cosine(*of_pairs)])
+    rank, tau = zip(*found, strict=True)
+    return np.concatenate(rank), np.concatenate(tau)
 
 
 def _cosine(a: Floats, b: Floats) -> Floats:
@@ -167,24 +150,29 @@ def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -
     return float((1 + np.count_nonzero(np.abs(random @ a) >= reached)) / (orders + 1))
 
 
-def within_p(x: Floats, y: Floats, runs: NDArray[np.int64], orders: int, rng: np.random.Generator) -> float:
-    """Two-sided p of the sum over trainings of n times Spearman, snapshots reordered within each; NaN without any."""
-    reached, drawn, p = 0.0, np.zeros(orders), math.nan
+def _ranks(values: Floats) -> Floats:
+    """About their mean, average ranks for ties."""
+    ranks = rankdata(values)
+    return np.asarray(ranks - ranks.mean(), np.float64)
+
+
+def _within(
+    x: Floats, y: Floats, runs: NDArray[np.int64], orders: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Mean of Spearman over trainings, by their snapshots, and its two-sided p, snapshots reordered within each."""
+    reached, total, drawn = 0.0, 0, np.zeros(orders)
     for run in np.unique(runs):
-        a, b = (_ranks(v[runs == run]) for v in (x, y))
+        a, b = _ranks(x[runs == run]), _ranks(y[runs == run])
         scale = math.sqrt(float(a @ a) * float(b @ b))
         if len(a) >= 3 and scale > 0:
-            reached += len(a) * float(a @ b) / scale
+            reached += len(a) * (float(a @ b) / scale)
+            total += len(a)
             drawn += len(a) * (rng.permuted(np.tile(b, (orders, 1)), axis=1) @ a) / scale
-            p = float((1 + np.count_nonzero(np.abs(drawn) >= abs(reached) - 1e-9)) / (orders + 1))
-    return p
+    if not total:
+        return math.nan, math.nan
+    return reached / total, float((1 + np.count_nonzero(np.abs(drawn) >= abs(reached) - 1e-9)) / (orders + 1))
 
 
 def smallest_p(n: int) -> float:
-    """The smallest two-sided p that n snapshots without ties can reach: 2 of n! orders are perfect.
-
-    Example:
-        >>> smallest_p(5) == 2 / 120
-        True
-    """
+    """The smallest two-sided p that n snapshots without ties can reach: 2 of n! orders are perfect."""
     return min(1.0, 2 / math.factorial(n)) if n > 1 else 1.0

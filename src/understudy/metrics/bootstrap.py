@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import wilcoxon
 
 from understudy.errors import UnderstudyError
 
@@ -35,26 +34,21 @@ class Estimate:
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Mean over patients with a bootstrap interval.
+    """Mean over patients, then classes, then repeats, with a bootstrap interval.
 
     Args:
         values: [patients], [patients, repeats] or [patients, repeats, classes].
 
-    Returns:
-        The mean over classes of the mean over patients, averaged over repeats.
-
     Raises:
         UnderstudyError: no values, or more than three axes.
     """
-    data = three_axes(values)
-    n, r = data.shape[:2]
-    low, high = quantiles(weighted_means(data, *drawn_weights(n, r, resamples, seed)), both_tails(level))
+    data = np.asarray(values, np.float64)
+    if not data.size or data.ndim > 3:
+        raise UnderstudyError(f"no scores to average: shape {data.shape}", fix="give [patients, repeats, classes]")
+    data = data.reshape((*data.shape, 1, 1)[:3])
+    n, r = len(data), data.shape[1]
+    low, high = interval(weighted_means(data, *drawn_weights(n, r, resamples, seed)), level)
     return Estimate(whole_mean(data), low, high, n, r, level)
-
-
-def both_tails(level: float) -> Floats:
-    """The two percentiles of an interval, e.g. 0.025 and 0.975."""
-    return np.array([(1 - level) / 2, (1 + level) / 2])
 
 
 def whole_mean(data: Floats) -> float:
@@ -63,9 +57,8 @@ def whole_mean(data: Floats) -> float:
     return float(weighted_means(data, np.ones((1, n)), np.ones((1, r)))[0])
 
 
-def per_repeat(values: ArrayLike) -> Floats:
-    """Mean of each repeat, [repeats], over patients, then classes, of [patients, repeats(, classes)]."""
-    data = three_axes(values)
+def per_repeat(data: Floats) -> Floats:
+    """Mean of each repeat, [repeats], over patients, then classes, of [patients, repeats, classes]."""
     r = data.shape[1]
     return weighted_means(data, np.ones((r, len(data))), np.eye(r))  # all patients, one repeat at a time
 
@@ -78,19 +71,11 @@ def per_patient(data: Floats) -> Floats:
     return np.divide(total, some.sum(axis=1), out=np.full(len(data), np.nan), where=some.any(axis=1))
 
 
-def three_axes(values: ArrayLike) -> Floats:
-    data = np.asarray(values, np.float64)
-    if not data.size or data.ndim > 3:
-        raise UnderstudyError(f"no scores to average: shape {data.shape}", fix="give [patients, repeats, classes]")
-    return data.reshape(data.shape + (1,) * (3 - data.ndim))
-
-
 @lru_cache(maxsize=16)
 def drawn_weights(patients: int, repeats: int, resamples: int, seed: int, stream: int = 1) -> tuple[Floats, Floats]:
     """How often each patient [resamples, patients] and each repeat [resamples, repeats] is drawn.
 
-    Args:
-        stream: other draws of the repeats; those of the patients are the same in all streams.
+    Another `stream` draws other repeats and the same patients.
     """
     counts = []
     for number, n in ((0, patients), (stream, repeats)):
@@ -129,16 +114,13 @@ def _weighted(data: Floats, weights: Floats) -> Floats:
     return out
 
 
-def quantiles(drawn: Floats, tails: Floats) -> tuple[float, float]:
+def interval(drawn: Floats, level: float) -> tuple[float, float]:
     """Two order statistics (no interpolation, so that infinite scores are allowed); resamples without a value leave."""
     defined = drawn[~np.isnan(drawn)]
     if not len(defined):
         return float("nan"), float("nan")
-    low, high = np.quantile(defined, tails, method="nearest")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return float(low), float(high)
-
-
-# --- tests of paired differences --------------------------------------------------------------------------------------
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -152,10 +134,7 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def sign_flip(differences: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p value of mean difference 0 when every sign was as likely: exact for up to 13 values, else random.
-
-    NaN for no values.
-    """
+    """Two-sided p of mean difference 0 when every sign was as likely: exact up to 13 values, else random."""
     d = np.asarray(differences, np.float64)
     n = len(d)
     if n == 0:
@@ -166,10 +145,3 @@ def sign_flip(differences: ArrayLike, resamples: int = RESAMPLES, seed: int = 0)
         return float(np.mean(np.abs(signs @ d) >= observed))
     signs = np.random.default_rng([seed, 3]).integers(0, 2, (resamples, n)) * 2.0 - 1.0
     return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed)) / (resamples + 1))
-
-
-def signed_rank(differences: Floats) -> float:
-    """Two-sided p value of Wilcoxon's signed-rank test; 1 if all differences are 0, NaN for no values."""
-    if not len(differences):
-        return float("nan")
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0

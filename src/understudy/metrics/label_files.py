@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,19 +19,20 @@ from understudy.io.folders import read_bytes
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header, read_voxels, whole_numbers
 from understudy.metrics.overlap import FOREGROUND, Counts, EmptyPolicy, apply_policy
-from understudy.metrics.scores import WHOLE, raw_row, score_volume
+from understudy.metrics.scores import WHOLE, class_names, raw_row, score_volume
 from understudy.metrics.surface import UNDEFINED, checked_spacing
 from understudy.runtime.progress import track
 
 SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")  # in small or capital letters
 ARRAYS = ("labels", "prediction", "truth", "segmentation", "seg", "mask")  # the one that counts of several in an .npz
-MEASURES = (*("dice", "hd", "hd95_pooled", "hd95_directed", "hd95_surfel"), *("precision", "recall", "volume_error"))
+MEASURES = ("dice", "hd", "hd95_pooled", "hd95_directed", "hd95_surfel", "precision", "recall", "volume_error")
 FLAGS = ("truth_empty", "prediction_empty", "missed", "false_alarm")
 COUNTS = ("tp", "fp", "fn", "truth_voxels", "prediction_voxels")
 
 Labels = NDArray[np.integer]
 
 _RESAMPLE = "resample the prediction to the grid of the truth (nearest neighbour)"
+_NAME_CLASSES = "give `classes`, e.g. --classes lesion=1"
 
 
 @dataclass(frozen=True)
@@ -76,26 +77,26 @@ def score_labels(
     if not named and not isinstance(regions, str):  # regions may name label values: these are classes in every file
         members = sorted({m for each in regions.values() for m in each})
         if wrong := [m for m in members if not m.isdecimal() or int(m) < 1]:
-            fix = "name the classes with --classes, or use label values, e.g. WT=1+2+4"
+            fix = f"{_NAME_CLASSES}, or use label values, e.g. WT=1+2+4"
             raise UnderstudyError(f"the regions name classes that are not known: {wrong}", fix=fix)
         wanted = {m: int(m) for m in members}
-    parts: list[pd.DataFrame] = []
-    noted: dict[str, list[str]] = {"": notes}
-    edge_of: dict[str, tuple[float, ...]] = {}
+    noted, scored = {"": notes}, list[_Scored]()
     with track(len(pairs), "label files", unit="files", show=progress and len(pairs) > 1) as meter:
-        for of_pred, of_target in pairs:
-            pair = read_pair(pred=of_pred, target=of_target, spacing=edges, ignore_affine=ignore_affine)
-            edge_of[pair.name], noted[pair.name] = pair.spacing, pair.notes
-            parts.append(_score_pair(pair, wanted, not named, regions))
+        for paths in pairs:
+            pair = read_pair(*paths, edges, ignore_affine)
+            noted[pair.name] = pair.notes
+            scored.append(_score_pair(pair, wanted, not named, regions))
             meter.advance()
-    rows = _completed(parts, list(named))
-    _note_labels(parts, rows, wanted, bool(named), noted)
-    if rows.empty:
-        fix = "name the classes with --classes, e.g. --classes lesion=1"
-        raise UnderstudyError("there is no label above 0 in any of the files", where=f"{target} and {pred}", fix=fix)
-    scored = apply_policy(rows, policy).rename(columns=lambda name: name.replace("predicted_", "prediction_"))
+    order = list(named) or sorted({name for each in scored for name in each.classes}, key=int)
+    if not order:
+        where = f"{target} and {pred}"
+        raise UnderstudyError("there is no label above 0 in any of the files", where=where, fix=_NAME_CLASSES)
+    rows = _table(scored, order)
+    _note_labels(scored, rows, wanted, bool(named), noted)
+    table = apply_policy(rows, policy).rename(columns=lambda name: name.replace("predicted_", "prediction_"))
     columns = ["file", "class_name", "region", *MEASURES, *FLAGS, *COUNTS, "diagonal_mm"]
-    return LabelScores(scored[columns], EmptyPolicy(policy), target.is_dir(), edge_of, noted)
+    edges_of = {each.name: each.spacing for each in scored}
+    return LabelScores(table[columns], EmptyPolicy(policy), target.is_dir(), edges_of, noted)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -104,11 +105,7 @@ def score_labels(
 def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pairs (prediction, target) of two files, or of two folders by the files' names without suffix; and notes.
 
-    Args:
-        skip_unmatched: leave files without a partner out and say so in the notes.
-
-    Raises:
-        UnderstudyError: a path that does not exist, a file and a folder, no label files, files without a partner.
+    With `skip_unmatched` files without a partner are left out and noted; otherwise they are an UnderstudyError.
     """
     where = f"{target} and {pred}"
     for path in (target, pred):
@@ -126,7 +123,7 @@ def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[
             notes.append(f"{len(lone)} without a partner in {other}: {', '.join(sorted(lone)[:5])}{more}")
     both = sorted(set(ours) & set(theirs))
     if not both or (notes and not skip_unmatched):
-        fix = "give files that belong together the same name" + (", or add --skip-unmatched" if both else "")
+        fix = "give files that belong together the same name, or set `skip_unmatched` (--skip-unmatched)"
         raise UnderstudyError("; ".join(notes), where=where, fix=fix)
     return [(theirs[name], ours[name]) for name in both], [f"left out: {note}" for note in notes]
 
@@ -145,12 +142,11 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def _name(path: Path) -> str:
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(suffix)]
+    """Without the suffix."""
+    return path.name[: -len(next(s for s in SUFFIXES if path.name.lower().endswith(s)))]
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two label volumes on one grid."""
 
     name: str  # of the target's file, without folder and suffix
@@ -173,8 +169,7 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
     Raises:
         UnderstudyError: unreadable, no whole numbers, another shape, another place.
     """
-    a, of_target, notes = _read(target)
-    b, of_pred, more = _read(pred)
+    (a, of_target, notes), (b, of_pred, more) = _read(target), _read(pred)
     notes, stored, where = [*notes, *more], b.shape, f"{target} and {pred}"
     header = of_target or of_pred
     if of_target and of_pred:
@@ -186,7 +181,7 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
             raise UnderstudyError(shapes, where=where, fix=_RESAMPLE)
         elif not same:
             apart = f"the headers put the voxels up to {of_target.voxels_apart(of_pred):.3g} voxels apart"
-            fix = f"{_RESAMPLE}, or give --ignore-affine if the arrays belong together"
+            fix = f"{_RESAMPLE}, or set `ignore_affine` (--ignore-affine) if the arrays belong together"
             raise UnderstudyError(apart, where=where, fix=fix)
         elif of_target.axes != of_pred.axes:
             what = f"the axes are stored as {of_target.axes} and {of_pred.axes}"
@@ -197,26 +192,20 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
         turn = f"turn the prediction, e.g. array.transpose{order}, and compare them in a viewer: one may be flipped"
         what = f"the truth has the shape {a.shape}, the prediction {stored}"
         raise UnderstudyError(what, where=where, fix=turn if order else _RESAMPLE)
-    if header is None:
-        edges = tuple(float(s) for s in spacing or (1.0, 1.0, 1.0))
-        notes += [] if spacing else ["no header tells the voxel spacing: 1 mm was assumed"]
-    elif spacing is not None:
-        what, fix = "the voxel spacing is in the file's header already", "leave out --spacing"
+    if header and spacing:
+        what, fix = "the voxel spacing is in the file's header already", "leave out `spacing`"
         raise UnderstudyError(what, where=target if of_target else pred, fix=fix)
-    else:
-        edges = tuple(np.linalg.norm(header.affine[:3, :3], axis=0).tolist())
-    return Pair(_name(target), b, a, edges, notes)
+    if not header and not spacing:
+        notes.append("no header tells the voxel spacing: 1 mm was assumed")
+    edges = header.edges.tolist() if header else [float(s) for s in spacing or (1.0, 1.0, 1.0)]
+    return Pair(_name(target), b, a, tuple(edges), notes)
 
 
 def _read(path: Path) -> tuple[Labels, VolumeHeader | None, list[str]]:
-    header: VolumeHeader | None = None
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        header = read_header(path)
-        values = read_voxels(path, header)
-    elif path.name.lower().endswith((".npy", ".npz")):
-        values = _read_numpy(path)
-    else:
+    if not path.name.lower().endswith(SUFFIXES):
         raise UnderstudyError("not a kind of label file", where=path, fix=f"give one of {', '.join(SUFFIXES)}")
+    header = read_header(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
+    values = read_voxels(path, header) if header else _read_numpy(path)
     if values.ndim != 3:
         fix = "save array[None], with an axis of length 1" if values.ndim == 2 else "save one volume of labels a file"
         raise UnderstudyError(f"the array has the shape {values.shape}, not three axes", where=path, fix=fix)
@@ -250,73 +239,68 @@ def _read_numpy(path: Path) -> NDArray[np.generic]:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
+class _Scored(NamedTuple):
+    name: str
+    spacing: tuple[float, ...]
+    diagonal: float  # of the volume, mm
+    in_pred: set[int]  # labels above 0 that occur
+    in_target: set[int]
+    classes: list[str]
+    rows: dict[str, dict[str, Any]]  # raw rows by class, region and "foreground"
+
+
 def _score_pair(
     pair: Pair, wanted: Mapping[str, int], open_ended: bool, regions: Mapping[str, Sequence[str]] | str
-) -> pd.DataFrame:
-    """Raw rows of one pair; `open_ended` adds every label that occurs. Labels of both files are in attrs."""
+) -> _Scored:
+    """Raw rows of one pair; `open_ended` adds every label that occurs."""
     counted = (np.bincount(volume.ravel(order="K")) for volume in (pair.pred, pair.target))
     in_pred, in_target = (set(np.flatnonzero(voxels).tolist()) - {0} for voxels in counted)
-    present = in_pred | in_target
     classes = dict(wanted)
     if open_ended:
-        classes |= {str(v): v for v in present - set(classes.values())}
+        classes |= {str(value): value for value in (in_pred | in_target) - set(classes.values())}
         classes = dict(sorted(classes.items(), key=lambda item: item[1]))
+    rows = []
     if classes:
         values = list(classes.values())
         index = np.zeros(max(int(pair.pred.max()), int(pair.target.max()), *values) + 1, np.uint8)
         index[values] = np.arange(1, len(values) + 1)  # label value -> class index; all others are background
-        pred, target = index[pair.pred], index[pair.target]
-        rows = score_volume(pred=pred, target=target, class_names=[*classes], spacing=pair.spacing, regions=regions)
-    else:  # nothing but background: the union of no classes is empty as well
-        diagonal = float(np.linalg.norm(np.array(pair.target.shape) * pair.spacing))
-        rows = [raw_row(FOREGROUND, WHOLE, False, Counts(0, 0, 0), UNDEFINED, diagonal)]
-    frame = pd.DataFrame(rows)
-    frame.insert(0, "file", pair.name)
-    frame.attrs |= {"truth": in_target, "prediction": in_pred, "others": present - set(classes.values())}
-    return frame
+        rows = score_volume(index[pair.pred], index[pair.target], list(classes), pair.spacing, regions=regions)
+    diagonal = float(np.linalg.norm(np.array(pair.target.shape) * pair.spacing))
+    by_name = {row["class_name"]: row for row in rows}
+    return _Scored(pair.name, pair.spacing, diagonal, in_pred, in_target, list(classes), by_name)
 
 
-def _completed(parts: list[pd.DataFrame], named: list[str]) -> pd.DataFrame:
-    """All files with all classes: one that a file lacks is empty in target and prediction."""
-    found = {str(n) for part in parts for n in part.loc[~part["region"], "class_name"]} - {FOREGROUND}
-    order = named or sorted(found, key=int)
-    if not order:
-        return pd.DataFrame()
-    place = {name: i for i, name in enumerate(order)}
-    complete = []
-    for part in parts:
-        lacking = [name for name in order if name not in set(part["class_name"])]
-        diagonal = float(part["diagonal_mm"].iloc[0])
-        empty = pd.DataFrame([raw_row(n, WHOLE, False, Counts(0, 0, 0), UNDEFINED, diagonal) for n in lacking])
-        empty.insert(0, "file", part["file"].iloc[0])
-        whole = pd.concat([part, empty], ignore_index=True) if lacking else part
-        key = whole["class_name"].map(lambda n: place.get(n, len(place) + (n == FOREGROUND)))
-        complete.append(whole.iloc[np.argsort(key.to_numpy(), kind="stable")])
-    return pd.concat(complete, ignore_index=True)
+def _table(scored: list[_Scored], order: list[str]) -> pd.DataFrame:
+    """Raw rows of all files with all classes: one that a file lacks is empty in target and prediction."""
+    rows = []
+    for each in scored:
+        regions = [name for name, row in each.rows.items() if row["region"]]
+        for name in [*order, *regions, FOREGROUND]:
+            empty = raw_row(name, WHOLE, False, Counts(0, 0, 0), UNDEFINED, each.diagonal)
+            rows.append({"file": each.name, **each.rows.get(name, empty)})
+    return pd.DataFrame(rows)
 
 
 def _note_labels(
-    parts: list[pd.DataFrame], rows: pd.DataFrame, wanted: Mapping[str, int], named: bool, noted: dict[str, list[str]]
+    scored: list[_Scored], rows: pd.DataFrame, wanted: Mapping[str, int], named: bool, noted: dict[str, list[str]]
 ) -> None:
     """Notes labels without a name, labels of one side only (1 against 255, BraTS 2023's 3 against 4 of earlier years),
     and classes without a voxel in any target."""
-    others = sorted({v for part in parts for v in part.attrs["others"]})
+    in_pred = {label for each in scored for label in each.in_pred}
+    in_target = {label for each in scored for label in each.in_target}
+    others = sorted((in_target | in_pred) - set(wanted.values()))
     if named and others:
         noted[""].append(f"labels without a name count as background: {', '.join(map(str, others))}")
-    of_target, of_pred = (set().union(*(p.attrs[s] for p in parts)) for s in ("truth", "prediction"))
-    alone = of_target - of_pred, of_pred - of_target
-    unshared = bool(all(alone) and (not wanted or (alone[0] | alone[1]) & set(wanted.values())))
-    if unshared:
+    alone = in_target - in_pred, in_pred - in_target
+    if all(alone) and (not wanted or (alone[0] | alone[1]) & set(wanted.values())):
         noted[""].append(_unshared(*alone))
+        if not named:
+            return
     else:
-        for part in parts:
-            sides = part.attrs["truth"], part.attrs["prediction"]
-            if all(sides) and not sides[0] & sides[1]:
-                noted[str(part["file"].iloc[0])].append(_unshared(*sides))
-    if rows.empty or (unshared and not named):
-        return
-    single = rows[~rows["region"] & (rows["class_name"] != FOREGROUND)]
-    voxels = single.groupby("class_name", sort=False)["truth_voxels"].sum()
+        for each in scored:
+            if each.in_target and each.in_pred and not each.in_target & each.in_pred:
+                noted[each.name].append(_unshared(each.in_target, each.in_pred))
+    voxels = rows.groupby("class_name", sort=False)["truth_voxels"].sum()[class_names(rows)]
     if absent := [str(name) for name in voxels.index[voxels == 0]]:
         classes = f"class{'es' * (len(absent) > 1)} {', '.join(absent)}"
         noted[""].append(f"no ground truth has the {classes}: its scores say only whether it was predicted by mistake")
@@ -341,13 +325,12 @@ def as_result(scores: LabelScores) -> dict[str, Any]:
     files = {}
     for name, part in scores.rows.groupby("file", sort=False):
         about = {"spacing_mm": list(scores.spacing[str(name)]), "notes": scores.notes[str(name)]}
-        files[str(name)] = _of_file(part) | about
-    top: dict[str, Any] = {"policy": str(scores.policy)}
-    notes = scores.notes[""]
-    if not scores.folders:
-        ((name, only),) = files.items()
-        return top | {"file": name} | only | {"notes": notes + only["notes"]}
-    return top | {"n_files": len(files)} | _of_file(means_over_files(scores)) | {"notes": notes, "files": files}
+        files[str(name)] = _entries(part) | about
+    top, notes = {"policy": str(scores.policy)}, scores.notes[""]
+    if scores.folders:
+        return top | {"n_files": len(files)} | _entries(means_over_files(scores)) | {"notes": notes, "files": files}
+    ((name, only),) = files.items()
+    return top | {"file": name} | only | {"notes": notes + only["notes"]}
 
 
 def means_over_files(scores: LabelScores) -> pd.DataFrame:
@@ -361,18 +344,14 @@ def means_over_files(scores: LabelScores) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _of_file(part: pd.DataFrame) -> dict[str, Any]:
+def _entries(rows: pd.DataFrame) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return float(value) if math.isfinite(value) else None
 
-    entries: dict[str, dict[str, Any]] = {}
-    for row in part.to_dict("records"):
-        entries[row["class_name"]] = {m: finite(row[m]) for m in MEASURES} | {c: row[c] for c in (*FLAGS, *COUNTS)}
-    regions = set(part.loc[part["region"], "class_name"])
-    single = part[~part["region"] & (part["class_name"] != FOREGROUND)]
-    return {
-        "classes": {name: entry for name, entry in entries.items() if name not in {*regions, FOREGROUND}},
-        "regions": {name: entry for name, entry in entries.items() if name in regions},
-        "foreground": entries[FOREGROUND],
-        "mean": {m: finite(float(single[m].mean())) for m in MEASURES},
-    }
+    found: dict[str, Any] = {"classes": {}, "regions": {}, FOREGROUND: {}}
+    for row in rows.to_dict("records"):
+        name, kind = row["class_name"], "regions" if row["region"] else "classes"
+        entry = {m: finite(row[m]) for m in MEASURES} | {c: row[c] for c in (*FLAGS, *COUNTS)}
+        (found if name == FOREGROUND else found[kind])[name] = entry
+    single = rows[rows["class_name"].isin(class_names(rows))]
+    return found | {"mean": {m: finite(float(single[m].mean())) for m in MEASURES}}

@@ -20,14 +20,11 @@ RESERVED = (FOREGROUND, "background", "mean")
 
 
 def dice(pred: ArrayLike, target: ArrayLike) -> float | dict[int, float]:
-    """Dice coefficient 2 |A and B| / (|A| + |B|).
-
-    Args:
-        pred, target: of one shape, any number of axes. Both bool: masks. Both integers: labels, 0 is the background.
+    """Dice coefficient 2 |A and B| / (|A| + |B|) of arrays of one shape, any number of axes.
 
     Returns:
-        A number for masks, {label: Dice} for every label above 0 that occurs in either array. NaN where both masks
-        are empty, 0 where one is.
+        A number for bool masks; for integer labels (0 is the background) {label: Dice} for every label that occurs in
+        either array. NaN where both masks are empty, 0 where one is.
 
     Raises:
         UnderstudyError: shapes that differ, values that are not bool or whole numbers from 0.
@@ -81,10 +78,7 @@ def scores_of_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> dict[str, N
 
 
 def union_box(pred: NDArray[np.generic], target: NDArray[np.generic]) -> Box | None:
-    """The smallest box with every non-zero voxel of both volumes [Z, Y, X]; None if there is none.
-
-    Both are bool, or unsigned integers of one type.
-    """
+    """The smallest box with every non-zero voxel of both volumes [Z, Y, X] of one type; None if there is none."""
     either = np.bitwise_or(pred, target)
     plane = np.bitwise_or.reduce(either, axis=0)  # [Y, X]
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
@@ -118,12 +112,8 @@ _ENHANCING = re.compile(r"ET|AT|ENHANCING( TUMOU?R)?")
 
 
 def auto_regions(class_names: Sequence[str]) -> dict[str, list[str]]:
-    """BraTS' WT (necrosis, edema, enhancing tumour) and TC (without edema) by the names of the classes.
-
-    ET is a class already; other classes, such as a resection cavity, are in neither.
-
-    Returns:
-        {} unless classes called NCR.../NET..., ED and ET (upper or lower case) are all there.
+    """BraTS' WT (necrosis, edema, enhancing tumour) and TC (without edema) by the names of the classes; {} unless all
+    three are there. ET is a class already; others, such as a resection cavity, are in neither.
 
     Example:
         >>> auto_regions(["NCR/NET", "ED", "ET"])
@@ -138,11 +128,7 @@ def auto_regions(class_names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def resolve_regions(regions: Mapping[str, Sequence[str]] | str, class_names: Sequence[str]) -> dict[str, list[str]]:
-    """Checked regions of "auto", "none" or {region: [class, ...]}.
-
-    Raises:
-        UnderstudyError: a region named like a class or reserved; a class that is unknown or listed twice; no class.
-    """
+    """Checked regions of "auto", "none" or {region: [class, ...]}; an UnderstudyError for names that cannot be used."""
     if isinstance(regions, str):
         if regions not in ("auto", "none"):
             raise UnderstudyError(f"unknown regions {regions!r}", fix="auto, none, or names with their classes")
@@ -190,7 +176,7 @@ class EmptyPolicy(StrEnum):
 
 
 def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRATS) -> pd.DataFrame:
-    """Scores raw rows (of `scores.score_volume`) under a policy.
+    """Scores raw rows (of `scores.score_volume`) under a policy; an UnderstudyError for unknown ones, columns missing.
 
     Returns:
         A copy with the distances [mm] decided, and the new columns
@@ -200,9 +186,6 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
         - `volume_error` = predicted / true volume - 1, NaN where the target is empty;
         - `missed`: the class is there and not one voxel of it was found (tp = 0); `false_alarm`: it is not there and
           was predicted.
-
-    Raises:
-        UnderstudyError: unknown policy, columns missing.
     """
     if policy not in list(EmptyPolicy):
         raise UnderstudyError(f"unknown policy for empty masks: {policy!r}", fix=f"one of {', '.join(EmptyPolicy)}")

@@ -40,8 +40,7 @@ def score_volume(
         hd95_directed, hd95_surfel (mm, see `surface`; NaN if either mask is empty), diagonal_mm (of the stack).
 
     Raises:
-        UnderstudyError: shapes that differ, not three axes, float labels, labels without a name, a bad spacing,
-            `kept` of another length, a region of unknown classes.
+        UnderstudyError: arrays, names, spacing or regions that do not fit together.
 
     Example:
         >>> target = np.zeros((3, 4, 4), np.uint8)
@@ -50,21 +49,15 @@ def score_volume(
         >>> [(row["class_name"], row["tp"], row["hd"]) for row in rows]
         [('lesion', 4, 0.0), ('foreground', 4, 0.0)]
     """
-    names, voxel = checked_names(class_names), checked_spacing(spacing)
-    label = {name: i for i, name in enumerate(names, start=1)}
+    voxel, a, b = checked_spacing(spacing), np.asarray(pred), np.asarray(target)
+    kept = None if kept is None else np.asarray(kept)
+    _check(a, b, class_names, kept)
+    a, b = a.astype(np.uint8, copy=False), b.astype(np.uint8, copy=False)
+    label = {name: i for i, name in enumerate(class_names, start=1)}
     unions = [(name, frozenset([i]), False) for name, i in label.items()]
-    for name, members in resolve_regions(regions, names).items():
+    for name, members in resolve_regions(regions, list(label)).items():
         unions.append((name, frozenset(label[m] for m in members), True))
     unions.append((FOREGROUND, frozenset(label.values()), False))
-    pred, target = np.asarray(pred), np.asarray(target)
-    if pred.shape != target.shape:
-        what = f"the truth has the shape {target.shape}, the prediction {pred.shape}"
-        raise UnderstudyError(what, fix="resample the prediction to the grid of the truth")
-    b, a = _checked_labels(target, "the truth", len(names)), _checked_labels(pred, "the prediction", len(names))
-    kept = None if kept is None else np.asarray(kept)
-    if kept is not None and (kept.dtype != np.bool_ or kept.shape != (len(a),)):
-        what = f"`kept` is {kept.dtype} of the shape {kept.shape}, not one bool for each of {len(a)} slices"
-        raise UnderstudyError(what, fix="give the slice rule's answer for every slice along axis 0")
 
     def diagonal(slices: int) -> float:
         return float(np.linalg.norm(np.asarray((slices, *target.shape[1:])) * np.asarray(voxel)))
@@ -72,21 +65,46 @@ def score_volume(
     box = union_box(a, b)
     if box is not None:  # outside the box everything is background in both, which no score counts
         a, b = np.ascontiguousarray(a[box]), np.ascontiguousarray(b[box])
-    rows = _score(a, b, unions, len(names), voxel, WHOLE, diagonal(len(target)))
+    rows = _score(a, b, unions, voxel, WHOLE, diagonal(len(target)))
     if kept is None:
         return rows
     stack = diagonal(int(kept.sum()))
     if box is None or kept[box[0]].all():  # nothing scored is dropped and no gap collapses: the same numbers
         return rows + [row | {"scope": KEPT, "diagonal_mm": stack} for row in rows]
     inside = kept[box[0]]
-    return rows + _score(a[inside], b[inside], unions, len(names), voxel, KEPT, stack)
+    return rows + _score(a[inside], b[inside], unions, voxel, KEPT, stack)
+
+
+def _check(
+    pred: NDArray[np.generic], target: NDArray[np.generic], names: Sequence[str], kept: NDArray[np.bool_] | None
+) -> None:
+    different = len(set(names)) == len(names) and not set(names) & set(RESERVED)
+    if isinstance(names, str) or not 0 < len(names) <= 255 or not different:
+        fix = "give different names for the labels 1, 2, ..., without the background; foreground and mean are reserved"
+        raise UnderstudyError(f"these are not names of classes that can be scored: {names!r}", fix=fix)
+    if pred.shape != target.shape:
+        what = f"the truth has the shape {target.shape}, the prediction {pred.shape}"
+        raise UnderstudyError(what, fix="resample the prediction to the grid of the truth")
+    for who, volume in (("the truth", target), ("the prediction", pred)):
+        if volume.ndim != 3 or not volume.size:
+            raise UnderstudyError(f"{who} is not a volume: its shape is {volume.shape}", fix="give [Z, H, W]")
+        if volume.dtype.kind not in "biu":
+            raise UnderstudyError(f"{who} holds {volume.dtype} values, not class indices", fix="round the labels first")
+        low, high = int(volume.min()), int(volume.max())
+        if low < 0 or high > len(names):
+            what = f"{who} holds the label {low if low < 0 else high}, but only 1 to {len(names)} have names"
+            raise UnderstudyError(what, fix="map the labels to class indices first, or name all classes")
+    if kept is not None and (kept.dtype != np.bool_ or kept.shape != (len(pred),)):
+        what = f"`kept` is {kept.dtype} of the shape {kept.shape}, not one bool for each of {len(pred)} slices"
+        raise UnderstudyError(what, fix="give the slice rule's answer for every slice along axis 0")
 
 
 def _score(
-    pred: Labels, target: Labels, unions: list[tuple[str, frozenset[int], bool]], classes: int, spacing: Spacing,
-    scope: str, diagonal: float,
+    pred: Labels, target: Labels, unions: list[tuple[str, frozenset[int], bool]], spacing: Spacing, scope: str,
+    diagonal: float,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of one scope for volumes that may be cropped; `diagonal` is that of the uncropped stack."""
+    classes = len(unions[-1][1])  # of the foreground
     table = confusion(pred, target, classes + 1)
     measured: dict[frozenset[int], SurfaceDistances] = {}  # WT is often all classes: the same distances
     rows = []
@@ -120,39 +138,9 @@ def raw_row(
     }  # fmt: skip
 
 
-def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes that can be scored.
-
-    Raises:
-        UnderstudyError: none or too many, a duplicate, a reserved name, a text in place of a list.
-    """
-    different = len(set(names)) == len(names) and not set(names) & set(RESERVED)
-    if isinstance(names, str) or not 0 < len(names) <= 255 or not different:
-        fix = "give different names for the labels 1, 2, ..., without the background; foreground and mean are reserved"
-        raise UnderstudyError(f"these are not names of classes that can be scored: {names!r}", fix=fix)
-    return tuple(names)
-
-
-def _checked_labels(volume: NDArray[np.generic], what: str, classes: int) -> Labels:
-    if volume.ndim != 3 or not volume.size:
-        raise UnderstudyError(f"{what} is not a volume: its shape is {volume.shape}", fix="give [Z, H, W]")
-    if volume.dtype.kind not in "biu":
-        raise UnderstudyError(f"{what} holds {volume.dtype} values, not class indices", fix="round the labels first")
-    low, high = int(volume.min()), int(volume.max())
-    if low < 0 or high > classes:
-        what = f"{what} holds the label {low if low < 0 else high}, but only 1 to {classes} have names"
-        raise UnderstudyError(what, fix="map the labels to class indices first, or name all classes")
-    return volume.astype(np.uint8, copy=False)
-
-
-# --- tables of such rows ----------------------------------------------------------------------------------------------
-
-
 def flag(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
     """An optional bool column (region, collapsed); False where it, or its entry, is missing."""
-    if column not in rows:
-        return np.zeros(len(rows), bool)
-    return rows[column].map(lambda v: not pd.isna(v) and bool(v)).to_numpy(bool)
+    return rows[column].eq(True).to_numpy(bool) if column in rows else np.zeros(len(rows), bool)
 
 
 def class_names(rows: pd.DataFrame) -> list[str]:

@@ -1,15 +1,10 @@
 """Statistics by patient: means with intervals, relative Dice, paired tests, ranks.
 
-All functions take scored rows: `score_volume`'s, with the columns setting, repeat and subject added by the study and a
-policy applied (`overlap.apply_policy`). Conventions:
-
-- A *mean over classes* is the paper's: per class the mean over patients, then the mean of these. Regions and the row
-  "foreground" are never part of it. NaN scores (some policies) leave the mean over patients.
-- Runs marked in the optional column `collapsed` count like others; a summary gives their number and both means.
-- The spread `sd` is over repeats of the mean over patients, with ddof 0, as the paper prints it.
-- Intervals come from a hierarchical bootstrap (`bootstrap`): patients are drawn with replacement, then repeats. With
-  few repeats the latter part of the interval is too narrow.
-- Everything random follows `seed`; two settings of one call see the same drawn patients.
+All functions take scored rows: `score_volume`'s with the columns setting, repeat and subject, and a policy applied
+(`overlap.apply_policy`). A mean over classes is the paper's: per class the mean over patients, then the mean of these,
+without regions and "foreground"; NaN scores leave the mean over patients. Runs marked in the optional column
+`collapsed` count like others. `sd` is over repeats, with ddof 0, as the paper prints it. Intervals draw patients, then
+repeats (`bootstrap`); with few repeats they are too narrow. Two settings of one call see the same drawn patients.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import rankdata, wilcoxon
 
 from understudy.errors import UnderstudyError
 from understudy.metrics import bootstrap
@@ -54,51 +49,45 @@ class Cube:
 
     def drawn(self, resamples: int, seed: int, stream: int) -> Floats:
         """Resampled means [resamples]; the drawn patients are the same in all streams, the repeats are not."""
-        patients, repeats = bootstrap.drawn_weights(
-            len(self.patients), len(self.repeats), resamples, seed, stream=stream
-        )
-        return bootstrap.weighted_means(self.values, patients, repeats)
+        weights = bootstrap.drawn_weights(len(self.patients), len(self.repeats), resamples, seed, stream)
+        return bootstrap.weighted_means(self.values, *weights)
 
 
 def cube(
     rows: pd.DataFrame, setting: str, metric: str = "dice", scope: str = "whole", classes: Sequence[str] | None = None
 ) -> Cube:
-    """Arranges one metric of one setting; patients and repeats sorted, classes as given (default: all single ones).
+    """One metric of one setting as an array; patients and repeats sorted, classes as given (default: all single ones).
 
     Raises:
-        UnderstudyError: no such rows or columns, a duplicate row, a patient, repeat or class missing from a part of
-            the rows (a failed run must not vanish from a table).
+        UnderstudyError: no such rows or columns, a duplicate row, gaps (a failed run must not vanish from a table).
     """
     needed = {"setting", "repeat", "subject", "class_name", "scope", metric}
     if absent := sorted(needed - set(rows)):
         raise UnderstudyError(f"the results have no columns {absent}", fix="apply an empty-mask policy to raw rows")
     part = rows[(rows["setting"] == setting) & (rows["scope"] == scope)]
-    if classes is None:
-        classes = class_names(part)
-    part = part[part["class_name"].isin(list(classes))]
+    names = class_names(part) if classes is None else list(classes)
+    part = part[part["class_name"].isin(names)]
     if part.empty:
-        what = f"no results of the setting '{setting}' (scope '{scope}', classes {list(classes)})"
+        what = f"no results of the setting '{setting}' (scope '{scope}', classes {names})"
         raise UnderstudyError(what, fix=f"one of the settings {sorted(map(str, rows['setting'].unique()))}")
-    keys = ["subject", "repeat", "class_name"]
-    if doubled := int(part.duplicated(keys).sum()):
+    scores = part.set_index(["subject", "repeat", "class_name"])[metric]
+    if doubled := int(scores.index.duplicated().sum()):
         what = f"the setting '{setting}' has {doubled} duplicate results"
         raise UnderstudyError(what, fix="keep one result file per repeat")
     patients, repeats = sorted(part["subject"].unique()), sorted(part["repeat"].unique())
-    grid = pd.MultiIndex.from_product([patients, repeats, classes], names=keys)
-    present = pd.MultiIndex.from_frame(part[keys])
-    if len(missing := grid.difference(present)):
+    grid = pd.MultiIndex.from_product([patients, repeats, names])
+    if len(missing := grid[~grid.isin(scores.index)]):
         what = f"the setting '{setting}' lacks {len(missing)} results, e.g. of (patient, repeat, class) {missing[0]}"
         raise UnderstudyError(what, fix="finish its evaluation, or leave the unfinished repeat out by name")
-    ordered = part[metric].to_numpy(np.float64)[present.get_indexer(grid)]  # patients, then repeats, then classes
-    values = ordered.reshape(len(patients), len(repeats), len(classes))
-    return Cube(values, tuple(patients), tuple(repeats), tuple(classes))
+    values = scores.reindex(grid).to_numpy(np.float64).reshape(len(patients), len(repeats), len(names))
+    return Cube(values, tuple(patients), tuple(repeats), tuple(names))
 
 
 def summarise(
     rows: pd.DataFrame, metrics: Sequence[str] = METRICS, *, level: float = 0.95, resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """The table of results.
+    """The table of results; errors as `cube`.
 
     Returns:
         One row per setting, scope, class (each class, "foreground", and "mean" over the classes) and metric, in the
@@ -107,9 +96,6 @@ def summarise(
         n_collapsed (of the repeats), value_without_collapsed, sd_without_collapsed (NaN if all collapsed), and over all
         patients and repeats: present (target not empty), missed, false_alarms, undefined (scores that the policy made
         NaN); region: whether the class is a union of others.
-
-    Raises:
-        UnderstudyError: as `cube`.
     """
     if absent := sorted({"setting", "scope", "class_name", "truth_empty", "missed", "false_alarm"} - set(rows)):
         raise UnderstudyError(f"the results have no columns {absent}", fix="apply an empty-mask policy to raw rows")
@@ -154,16 +140,14 @@ def relative_dice(
     """Mean Dice of a setting as a fraction of the baseline's, e.g. synthetic / real.
 
     The interval is a paired bootstrap: both means are taken over the same drawn patients, while the repeats of the
-    two are drawn independently (they are different models). `n_repeats` is the smaller of the two.
-
-    Raises:
-        UnderstudyError: as `cube`; patients or classes that differ between the two settings.
+    two are drawn independently (they are different models). `n_repeats` is the smaller of the two. Errors as `cube`,
+    and for patients or classes that differ between the two settings.
     """
     a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
     top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)  # [b], same patients
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, drawn = np.float64(bootstrap.whole_mean(a.values)) / bootstrap.whole_mean(b.values), top / bottom
-    low, high = bootstrap.quantiles(drawn, bootstrap.both_tails(level))
+    low, high = bootstrap.interval(drawn, level)
     return Estimate(float(ratio), low, high, len(a.patients), min(len(a.repeats), len(b.repeats)), level)
 
 
@@ -177,31 +161,30 @@ def paired_difference(
     The p value compares patients, each with the mean over repeats and classes: "sign_flip" is the permutation test of
     the mean difference (all patterns up to 13 patients, `resamples` random ones above), "wilcoxon" the signed-rank
     test. It says whether these models differ on other patients, not whether other repeats would. Patients without a
-    finite score in both settings are left out of the test.
-
-    Raises:
-        UnderstudyError: as `relative_dice`.
+    finite score in both settings are left out of the test. Errors as `relative_dice`.
     """
     a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
     top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)
     with np.errstate(invalid="ignore"):
-        low, high = bootstrap.quantiles(top - bottom, bootstrap.both_tails(level))
+        low, high = bootstrap.interval(top - bottom, level)
         by_patient = bootstrap.per_patient(a.values) - bootstrap.per_patient(b.values)
         difference = float(np.float64(bootstrap.whole_mean(a.values)) - bootstrap.whole_mean(b.values))
     by_patient = by_patient[np.isfinite(by_patient)]
-    p = bootstrap.sign_flip(by_patient, resamples, seed) if test == "sign_flip" else bootstrap.signed_rank(by_patient)
+    if test == "sign_flip":
+        p = bootstrap.sign_flip(by_patient, resamples, seed)
+    elif not by_patient.any():  # which SciPy has no answer to
+        p = 1.0 if len(by_patient) else float("nan")
+    else:
+        p = float(wilcoxon(by_patient).pvalue)
     repeats = min(len(a.repeats), len(b.repeats))
     return Difference(difference, low, high, len(a.patients), repeats, level, p, test)
 
 
 def compare(rows: pd.DataFrame, baseline: str, settings: Iterable[str] | None = None, **options: Any) -> pd.DataFrame:
-    """`paired_difference` of every setting (default: all others) from the baseline, p values adjusted by `holm`.
-
-    Args:
-        options: metric, scope, classes, test, level, resamples and seed of `paired_difference`.
+    """`paired_difference` (and its options) of every setting (default: all others) from the baseline.
 
     Returns:
-        setting, baseline, metric, scope, difference, low, high, p, p_holm, test, n_patients, n_repeats.
+        setting, baseline, metric, scope, difference, low, high, p, p_holm (see `holm`), test, n_patients, n_repeats.
     """
     chosen = [s for s in rows["setting"].unique() if s != baseline] if settings is None else list(settings)
     found = [paired_difference(rows, s, baseline, **options) for s in chosen]
@@ -219,15 +202,12 @@ def ranks(
     rows: pd.DataFrame, settings: Sequence[str], *, metric: str = "dice", scope: str = "whole",
     classes: Sequence[str] | None = None, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Ranks of settings (e.g. one per generator) by their mean over patients, repeats and classes; 1 is the best.
+    """Ranks of two or more settings (e.g. one per generator) by their mean over patients, repeats and classes.
 
     In every resample the same patients are drawn for all settings and the repeats for each on its own (they are
-    different models), the means are taken and the settings ranked. The share of resamples in which a setting has a
-    rank is the probability of that rank *given these patients and models*; settings that tie share their ranks evenly.
-
-    Args:
-        rows: scored rows, as for `cube`; higher is better for dice, precision and recall, else lower.
-        settings: at least two, all tested on the same patients.
+    different models), the means are taken and the settings ranked: 1 is the best, the highest dice, precision or recall
+    and the lowest of all else. The share of resamples in which a setting has a rank is the probability of that rank
+    *given these patients and models*; settings that tie share their ranks evenly.
 
     Returns:
         One row a setting, the best first: setting, metric, scope, value (mean), rank (of the mean; ties share the
@@ -242,19 +222,17 @@ def ranks(
         raise UnderstudyError(what, fix="name two or more different settings")
     names = sorted(settings)  # the draws belong to a name's place: the order of the call must not matter
     cubes = _same_patients(rows, names, metric, scope, classes)
-    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
-    values = np.array([bootstrap.whole_mean(c.values) for c in cubes])
-    own = np.full(len(values), np.nan)  # NaN for NaN, which nobody competes with
-    if (some := ~np.isnan(values)).any():
-        own[some] = np.mean(_tied(sign * values[some][None]), axis=0)[0]
+    means = np.array([bootstrap.whole_mean(c.values) for c in cubes])
     drawn = np.stack([c.drawn(resamples, seed, i) for i, c in enumerate(cubes, start=1)], axis=1)  # [b, k]
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
-    lowest, highest = _tied(sign * drawn)
-    place = (lowest + highest) / 2  # [b, k], average rank of ties
+    own = pd.Series(_costs(means, metric)).rank()  # NaN for NaN, which nobody competes with
+    # first and last rank that a setting shares with its equals, [b, k] each
+    lowest, highest = (rankdata(_costs(drawn, metric), method=which, axis=1) for which in ("min", "max"))
+    place = (lowest + highest) / 2  # average rank of ties
     table = []
     for i, name in enumerate(names):
-        low, high = bootstrap.quantiles(place[:, i], bootstrap.both_tails(level))
-        row = {"setting": name, "metric": metric, "scope": scope, "value": values[i], "rank": own[i]}
+        low, high = bootstrap.interval(place[:, i], level)
+        row = {"setting": name, "metric": metric, "scope": scope, "value": means[i], "rank": own[i]}
         row |= {"expected_rank": place[:, i].mean() if len(place) else np.nan, "rank_low": low, "rank_high": high}
         for k in range(1, len(names) + 1):
             here = (lowest[:, i] <= k) & (k <= highest[:, i])
@@ -265,11 +243,11 @@ def ranks(
     return pd.DataFrame(table).sort_values(["rank", "setting"], ignore_index=True)
 
 
-def _tied(costs: Floats) -> tuple[Floats, Floats]:
-    """First and last rank [b, k] that each of the costs [b, k] (lower is better) shares with its equals."""
+def _costs(values: Floats, metric: str) -> Floats:
+    """Lower is better; nearly equal values are made equal."""
+    costs = -values if metric in HIGHER_IS_BETTER else values
     with np.errstate(invalid="ignore"):
-        steps = np.where(np.isfinite(costs), np.round(costs / TIE) * TIE, costs)
-    return rankdata(steps, method="min", axis=1), rankdata(steps, method="max", axis=1)
+        return np.where(np.isfinite(costs), np.round(costs / TIE) * TIE, costs)
 
 
 def _same_patients(

@@ -54,11 +54,11 @@ def hd(pred: ArrayLike, target: ArrayLike, spacing: tuple[float, ...] = (1, 1, 1
     """Hausdorff distance in mm: the largest distance of a border voxel to the other mask's border.
 
     Args:
-        pred, target: volumes [Z, Y, X] of one shape. Both bool: masks. Both integers: labels, 0 is the background.
+        pred, target: volumes [Z, Y, X] of one shape, bool masks or integer labels (0 is the background).
         spacing: voxel edges in mm, in the order of the axes.
 
     Returns:
-        A number for masks, {label: distance} for every label above 0 that occurs. NaN where either mask is empty.
+        A number for masks, {label: distance} for every label that occurs. NaN where either mask is empty.
 
     Raises:
         UnderstudyError: shapes that differ, not three axes, values that are no labels, a bad spacing.
@@ -100,11 +100,7 @@ def _measured(pred: ArrayLike, target: ArrayLike, spacing: tuple[float, ...], na
 
 
 def checked_spacing(spacing: Sequence[float]) -> Spacing:
-    """Three voxel edges in mm.
-
-    Raises:
-        UnderstudyError: not three positive, finite numbers.
-    """
+    """Three voxel edges in mm; an UnderstudyError for anything else than three positive, finite numbers."""
     edges = tuple(float(s) for s in spacing)
     if len(edges) != 3 or not all(np.isfinite(s) and s > 0 for s in edges):
         fix = "give the voxel edges in mm in the order of the volume's axes; check the file's header"
@@ -113,12 +109,9 @@ def checked_spacing(spacing: Sequence[float]) -> Spacing:
 
 
 def surface_distances(pred: Mask, target: Mask, spacing: Spacing, method: Method = "auto") -> SurfaceDistances:
-    """All distances of two masks; all NaN if either is empty.
+    """All distances of two masks bool [Z, Y, X]; all NaN if either is empty.
 
-    Args:
-        pred, target: bool [Z, Y, X], same shape.
-        spacing: voxel edges in mm, positive, in the order of the axes.
-        method: "tree" or "transform" force one way for all border voxels (the same values, for tests).
+    The methods "tree" and "transform" force one way for all border voxels: the same values, for tests.
     """
     box = union_box(pred, target)
     if box is None or not pred[box].any() or not target[box].any():
@@ -127,7 +120,7 @@ def surface_distances(pred: Mask, target: Mask, spacing: Spacing, method: Method
     there, back = directed_distances(border(masks[0]), border(masks[1]), spacing, method)
 
     codes = [corner_codes(mask) for mask in masks]  # uint8 [Z + 1, Y + 1, X + 1]
-    surfels = [is_surfel(code) for code in codes]
+    surfels = [(code + np.uint8(1)) > 1 for code in codes]  # some of the eight voxels inside, some not: 255 wraps to 0
     areas = surfel_areas(spacing)
     apart = directed_distances(surfels[0], surfels[1], spacing, method)
     weighted = zip(apart, codes, surfels, strict=True)
@@ -180,19 +173,16 @@ def _to_nearest(
             here, left = here[~hit], left[~hit]
             if not len(left):
                 return distance
-    far = start[left]
-
-    def points(flat: NDArray[np.intp]) -> Floats:  # [n, 3] in mm
-        return np.stack(np.unravel_index(flat, grid.shape), axis=1).astype(np.float64) * np.asarray(spacing)
-
+    edges, far = np.asarray(spacing), np.stack(np.unravel_index(start[left], grid.shape), axis=1)  # [n, 3], voxels
     if method == "transform" or (method == "auto" and len(far) + len(goal) > MANY):
         nearest = distance_transform_edt(~grid, sampling=spacing, return_distances=False, return_indices=True)
-        apart = nearest.reshape(3, -1)[:, far] - np.stack(np.unravel_index(far, grid.shape))
-        distance[left] = np.sqrt(((apart * np.asarray(spacing)[:, None]) ** 2).sum(axis=0))
+        apart = nearest.reshape(3, -1)[:, start[left]].T - far
+        distance[left] = np.sqrt(((apart * edges) ** 2).sum(axis=1))
     else:
+        points = np.stack(np.unravel_index(goal, grid.shape), axis=1) * edges
         # coordinates come sorted from a grid: median splits and tight cells cost more than they save in the query
-        tree = cKDTree(points(goal), leafsize=32, balanced_tree=False, compact_nodes=False)
-        distance[left] = tree.query(points(far))[0]
+        tree = cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
+        distance[left] = tree.query(far * edges)[0]
     return distance
 
 
@@ -232,11 +222,6 @@ def corner_codes(mask: Mask) -> NDArray[np.uint8]:
     return codes
 
 
-def is_surfel(codes: NDArray[np.uint8]) -> Mask:
-    """Where some of the eight voxels are inside and some outside."""
-    return (codes + np.uint8(1)) > 1  # 255 wraps to 0
-
-
 @lru_cache(maxsize=64)
 def surfel_areas(spacing: Spacing) -> Floats:
     """Area in mm^2 of the surface through a corner of each code, float64 [256]; 0 for codes 0 and 255."""
@@ -265,18 +250,15 @@ def weighted_percentile(values: Floats, weights: Floats, percent: float) -> floa
 @lru_cache(maxsize=1)
 def _triangles() -> tuple[NDArray[np.intp], Floats]:
     """Code [t] and area vector [t, 3] (normal times area, in voxel edges) of every triangle of the 256 surfaces."""
-
-    def fan(loop: list[Point], apex: int) -> Floats:  # area vectors [n - 2, 3] of the triangles from one vertex
-        points = np.roll(np.asarray(loop), -apex, axis=0)
-        return np.cross(points[1:-1] - points[0], points[2:] - points[0]) / 2
-
-    def area(fan: Floats) -> float:  # rounded: equal fans must tie, the first counts
-        return round(float(np.linalg.norm(fan, axis=1).sum()), 9)
-
     codes, vectors = [], []
     for code in range(256):
         for loop in _loops(code):
-            largest = max((fan(loop, apex) for apex in range(len(loop))), key=area)
+            fans = []  # area vectors [n - 2, 3] of the triangles from each vertex of the loop
+            for apex in range(len(loop)):
+                points = np.roll(np.asarray(loop), -apex, axis=0)
+                fans.append(np.cross(points[1:-1] - points[0], points[2:] - points[0]) / 2)
+            # areas are rounded: equal fans must tie, the first counts
+            largest = max(fans, key=lambda fan: round(float(np.linalg.norm(fan, axis=1).sum()), 9))
             codes += [code] * len(largest)
             vectors.append(largest)
     return np.array(codes), np.concatenate(vectors)
@@ -284,24 +266,9 @@ def _triangles() -> tuple[NDArray[np.intp], Floats]:
 
 def _loops(code: int) -> list[list[Point]]:
     """The closed outlines of a code's surface as lists of vertices (middles of edges)."""
-    linked: dict[Point, list[Point]] = {}
-    for a, b in _segments(code):
-        linked.setdefault(a, []).append(b)
-        linked.setdefault(b, []).append(a)
-    loops = []
-    while linked:
-        loop = [next(iter(linked))]
-        while step := next((p for p in linked.pop(loop[-1]) if p in linked), None):
-            loop.append(step)
-        loops.append(loop)
-    return loops
-
-
-def _segments(code: int) -> list[tuple[Point, Point]]:
-    """The segments in which the surface meets the cube's faces, at most two a face."""
     inside = {corner: bool(code >> n & 1) for n, corner in enumerate(CORNERS)}
     fewer = sum(inside.values()) <= 4  # the side that ambiguous faces cut off
-    segments = []
+    segments: list[tuple[Point, Point]] = []  # in which the surface meets the cube's faces, at most two a face
     for axis, side in product(range(3), (0, 1)):
         face = [tuple(np.insert(pair, axis, side).tolist()) for pair in ((0, 0), (0, 1), (1, 1), (1, 0))]
         edges = list(pairwise([*face, face[0]]))
@@ -313,4 +280,14 @@ def _segments(code: int) -> list[tuple[Point, Point]]:
             for before, after in zip([edges[-1], *edges[:-1]], edges, strict=True):
                 if inside[after[0]] == fewer:  # the corner that both edges share
                     segments.append((middle[before], middle[after]))
-    return segments
+    linked: dict[Point, list[Point]] = {}
+    for a, b in segments:
+        linked.setdefault(a, []).append(b)
+        linked.setdefault(b, []).append(a)
+    loops = []
+    while linked:
+        loop = [next(iter(linked))]
+        while step := next((p for p in linked.pop(loop[-1]) if p in linked), None):
+            loop.append(step)
+        loops.append(loop)
+    return loops
