@@ -1,4 +1,4 @@
-"""What is wrong with a study's cohorts before anything is computed, found by what `prepare` does, up to writing."""
+"""What is wrong with a study's cohorts before anything is computed: all that `prepare` does, up to writing."""
 
 from __future__ import annotations
 
@@ -45,11 +45,7 @@ class CheckedCohort:
 def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
     """Checks the cohorts of a study file, or a folder of volumes as the study that `understudy init` writes for it.
 
-    Where nothing stops, `prepare` of this study succeeds.
-
-    Raises:
-        UnderstudyError: no such file or folder, a study file that is wrong, a folder that is not recognised, phantoms
-            only.
+    Where nothing stops, `prepare` of this study succeeds. An error for phantoms only, and where nothing can be read.
     """
     if source.is_dir():
         study = parse_study(suggest_study(source), f"what `understudy init {source}` writes")

@@ -1,10 +1,8 @@
-"""What is known of a cohort before anything has run: who its patients are, from where, and in which part of the split.
-
-Impossible plans are refused here: no such folder, an empty part, a list with unknown patients.
-"""
+"""What is known of a cohort before anything has run: its patients, sites and split. Impossible plans are refused."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from contextlib import suppress
@@ -21,7 +19,6 @@ from understudy.slices import BACKGROUND, LabelClass
 from understudy.study.config.schema import Study
 
 PARTS = ("train", "val", "test")
-KEPT_SLICES = 0.5  # share of a volume's slices that the rule keeps, about
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,12 @@ class Facts:
     @property
     def voxels(self) -> int:
         """Of one patient's grid."""
-        x, y, z = self.shape
-        return x * y * z
+        return math.prod(self.shape)
 
     @property
     def slices_each(self) -> float:
-        """About how many slices of a patient are kept."""
-        return max(1.0, self.shape[2] * KEPT_SLICES)
+        """About how many slices of a patient the rule keeps: half of them."""
+        return max(1.0, self.shape[2] / 2)
 
     def by_site(self) -> dict[str, dict[str, int]]:
         """Site -> patients in each part; "" is an unknown site."""
@@ -87,16 +83,15 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
         assert phantom is not None
         names = phantom.site_names()
         sites = {patient_id(phantom, n): names[n % len(names)] for n in range(phantom.patients)}
-        channels, shape = 4, phantom.shape
-        classes = brats_classes("brats2018")  # the layout in which phantoms are written
+        channels, classes, shape = 4, brats_classes("brats2018"), phantom.shape  # the layout of phantoms
     else:
         sites = {patient.id: patient.site for patient in cohort.patients if patient.id == patient.subject}
         channels, classes = len(cohort.channels), cohort.classes
         shape = (240, 240, 155)  # BraTS, where no header can be read; `check` will say so
         for path in cohort.patients[0].images.values():
             with suppress(OSError, ValueError, UnderstudyError):
-                x, y, z = read_header(path).shape
-                shape = int(x), int(y), int(z)
+                x, y, z = map(int, read_header(path).shape)
+                shape = x, y, z
                 break
     split = split_patients(cohort if cohort is not None else sites, study.split.settled(split_seed))
     split = {patient: part for patient, part in split.items() if patient in sites}  # a patient's scans are one
@@ -125,11 +120,9 @@ def fingerprint(cohort: Cohort) -> str:
     """
     entries, root = [], f"{cohort.path}{os.sep}"
     for patient in cohort.patients:
-        files = {**patient.images, **({"labels": patient.labels} if patient.labels else {})}
-        who = [patient.id, patient.site]
-        if patient.subject != patient.id:  # whose scan it is decides on which side it is
-            who.append(patient.subject)
-        for channel, path in sorted(files.items()):
+        # whose scan it is decides on which side it is
+        who = [patient.id, patient.site, *([patient.subject] if patient.subject != patient.id else [])]
+        for channel, path in sorted(patient.files.items()):
             name = str(path)  # as text: thousands of paths to compare take a tenth of a second
             relative = name[len(root) :] if name.startswith(root) else os.path.relpath(name, cohort.path)
             entries.append([*who, channel, relative.replace(os.sep, "/"), *_file_mark(name)])

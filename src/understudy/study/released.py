@@ -13,21 +13,17 @@ from understudy.study.engine.jobs import folder_name
 
 @dataclass(frozen=True)
 class ReleaseInputs:
-    """Folders of finished jobs, and which training patients the generator saw; `models`: none for foreign images."""
+    """Folders of finished jobs."""
 
     synthetic: Path
     audit: Path
     real: Path
-    subset: Any
-    models: tuple[Path, ...] = ()
+    subset: Any  # the training patients that the generator saw, see `training_rows`
+    models: tuple[Path, ...] = ()  # none for foreign images
 
 
 def release_inputs(out: Path, generator: str) -> ReleaseInputs:
-    """Finds the finished audit of a generator; its inputs are known by their job ids.
-
-    Raises:
-        UnderstudyError: none, or several.
-    """
+    """The finished audit of a generator, and its inputs; an UnderstudyError for none or several."""
     found = {}
     for folder in sorted((out / "jobs").glob("audit-*")):
         if (folder / "done.json").is_file():
@@ -45,7 +41,7 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
 
 
 def model_of(found: ReleaseInputs, generator: str) -> Path:
-    """The folder of the one generator that the audited slices are of; an UnderstudyError for none or an ensemble."""
+    """The one generator that the audited slices are of; an UnderstudyError for none or an ensemble."""
     if len(found.models) != 1:
         what = "an ensemble" if found.models else "a folder of images, not a trained generator"
         fix = "audit the members one by one, each with its own samples" if found.models else "release its slices"
@@ -54,12 +50,7 @@ def model_of(found: ReleaseInputs, generator: str) -> Path:
 
 
 def dice_of(out: Path, generator: str) -> dict[str, Any] | None:
-    """What a study's report says of segmenters trained with a generator's slices; None: nothing was evaluated.
-
-    Returns:
-        baseline_dice (mean Dice of real slices), patients, repeats, evidence, and comparisons: label, relative_dice,
-        low, high, missed, present of each setting.
-    """
+    """What a study's report says of segmenters trained with a generator's slices; None: nothing was evaluated."""
     report = read_json(out / "report.json") if (out / "report.json").is_file() else {"settings": []}
     answer = report.get("answer") or {}
     mine = {s["id"] for s in report["settings"] if s["generator"] == generator}

@@ -22,7 +22,7 @@ PREPARATION = "preparation"  # of `config.json`: how slices were made, and what 
 
 
 def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None:
-    """Adds to the `config.json` of the segmenter `model` what is needed to use it on a new patient.
+    """Adds to a segmenter's `config.json` what is needed to use it on a new patient.
 
     Args:
         prepared: folder of the prepare job whose patients it was trained or selected on.
@@ -68,14 +68,12 @@ def segment_patient(
 
     if not out.name.endswith((".nii", ".nii.gz")):
         raise UnderstudyError("the result is a NIfTI volume", where=out, fix="call it something.nii.gz")
-    folders = (model / "model", model)
     needed = ("segmenter.safetensors", "config.json")
-    folder = next((path for path in folders if all((path / name).is_file() for name in needed)), None)
-    if folder is None:
+    found = [path for path in (model / "model", model) if all((path / name).is_file() for name in needed)]
+    if not found:
         fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
-    preparation = _preparation_of(folder)
-    segmenter = load(folder, device)
+    preparation, segmenter = _preparation_of(found[0]), load(found[0], device)
     files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
     config = SliceConfig.model_validate(preparation["slices"])
     frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
@@ -94,7 +92,7 @@ def _preparation_of(model: Path) -> dict[str, Any]:
         return dict(record[PREPARATION])
     job = model.parent / "spec.json"
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
-        prepared = model.parent.parent / folder_name("prepare", job_id)
+        prepared = model.parents[1] / folder_name("prepare", job_id)
         if role == "prepare" and (prepared / "done.json").is_file():
             return _preparation(prepared, "background")
     fix = "use it in the folder of its study: OUT/jobs/segmenter-..."
@@ -141,11 +139,7 @@ def _is_channel(file: str, name: str, pattern: str | None) -> bool:
 
 
 def save_labels(labels: NDArray[np.uint8], header: VolumeHeader, like: Path, out: Path) -> None:
-    """Writes labels [Z, H, W] in the stored order of the volume `like`, with its affine, in mm.
-
-    Raises:
-        UnderstudyError: disk full, no permission.
-    """
+    """Writes labels [Z, H, W] in the stored order of the volume `like`, with its affine, in mm."""
     image = nib.Nifti1Image(np.ascontiguousarray(as_stored(labels, header)), header.affine)
     source = nib.load(like).header
     image.header.set_xyzt_units("mm", source.get_xyzt_units()[1])  # of the affine, whatever the source's are
@@ -156,8 +150,7 @@ def save_labels(labels: NDArray[np.uint8], header: VolumeHeader, like: Path, out
         getattr(image, f"set_{kind}")(affine, code or int(header.positioned))
     # the compression follows the name, so the temporary file has the ending of the final one
     with atomic_path(out) as temporary:
-        ending = ".nii.gz" if out.name.endswith(".gz") else ".nii"
-        beside = temporary.with_name(temporary.name + ending)
+        beside = temporary.with_name(temporary.name + (".nii.gz" if out.name.endswith(".gz") else ".nii"))
         try:
             nib.save(image, beside)
             beside.replace(temporary)

@@ -1,7 +1,6 @@
 """From how many training patients on does a generator stop copying them? The same generator on 5, 10, 20, ... patients.
 
-The jobs are those of a study (prepare, generator, sample, audit), so that a sweep resumes like one; the groups of
-patients are nested and the held-out patients the same throughout.
+The groups of patients are nested and the held-out patients the same throughout.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
         raise UnderstudyError("the sizes of a sweep must be different numbers of patients", fix="e.g. 5,10,20,40")
     study = study.with_one_cohort("a sweep").model_copy(update={"name": f"{study.name}-sweep"})
-    jobs: list[Job] = []
+    jobs: list[Job] = []  # those of a study, so that a sweep resumes like one
     prepare = prepare_jobs(study, jobs)
     for size in sorted(sizes):
         subset = {"patients": size, "seed": study.derived_seed("sweep")}
@@ -74,8 +73,8 @@ def run_sweep(
     for job in (job for job in plan.jobs if job.stage == "audit"):
         numbers = read_json(job_folder(out, job) / "audit.json")
         flags, member, hit = (numbers.get(part) or {} for part in ("flags", "membership", "patients"))
-        row = {"patients": job.spec["subset"]["patients"], "slices": flags.get("judged")}
-        row |= {name: flags.get(name, float("nan")) for name in ("rate", "low", "high")}
+        rates = {name: flags.get(name, float("nan")) for name in ("rate", "low", "high")}
+        row = {"patients": job.spec["subset"]["patients"], "slices": flags.get("judged"), **rates}
         row |= {"certain": flags.get("certain"), "hit": hit.get("hit"), "auc": member.get("auc")}
         row |= {"auc_low": member.get("low"), "auc_high": member.get("high"), "verdict": numbers["verdict"]["kind"]}
         rows.append(row)

@@ -30,6 +30,7 @@ def audit(context: Context) -> dict[str, Any]:
 
     Where nothing can be audited (no held-out patients, say) the reason is the result, which the report shows.
     """
+    from understudy.generators.membership import MembershipScores, supports_membership_inference
     from understudy.memorization.perform import audit as perform
     from understudy.memorization.perform import refused
     from understudy.memorization.pictures import save_pictures
@@ -44,8 +45,11 @@ def audit(context: Context) -> dict[str, Any]:
         current().note("audit", f"{config.memory_bytes >> 20:,} MiB for the search: the same results")
     rows = training_rows(real, context.spec.get("subset"))
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
+    # membership scores by the (first) generator, if it gives any; a folder of images has none
+    models = [folder / "model" for folder in context.inputs.get("generator", [])][:1]
+    scores = next((MembershipScores(m, device) for m in models if supports_membership_inference(m)), None)
     try:
-        done = perform(real, real, made, config, rows, _membership(context, device), work, device, context.progress)
+        done = perform(real, real, made, config, rows, scores, work, device, context.progress)
     except UnfitSets as error:
         write_json(context.folder / "audit.json", refused(error))
     else:
@@ -56,13 +60,3 @@ def audit(context: Context) -> dict[str, Any]:
     verdict, flags = numbers["verdict"], numbers.get("flags") or {}
     found = {"verdict": verdict["kind"], "headline": verdict["headline"]}
     return found | {"flagged": flags.get("count"), "judged": flags.get("judged")}
-
-
-def _membership(context: Context, device: str) -> Any:
-    """Membership scores by the (first) generator; None for a folder of images, or a generator that gives none."""
-    from understudy.generators.membership import MembershipScores, supports_membership_inference
-
-    models = context.inputs.get("generator")
-    if not models or not supports_membership_inference(models[0] / "model"):
-        return None
-    return MembershipScores(models[0] / "model", device)

@@ -35,9 +35,8 @@ def generator_jobs(
         local: dict[str, Any] = {"path": str(generator.folder), "files": len(files)}
         jobs.append(job_of("sample", f"read {name}", read, [("prepare", prepare)], **local))
         return jobs[-1].id
-    seed = study.derived_seed("sample", name)
+    seed, sampler = study.derived_seed("sample", name), getattr(generator, "sampler", None)
     wanted: dict[str, Any] = {"name": name, "count": samples or generator.samples, "seed": seed}
-    sampler = getattr(generator, "sampler", None)
     wanted |= {"psi": getattr(generator, "psi", 1.0), "sampler": sampler and sampler.model_dump(mode="json")}
     of = f" of {subset['patients']} patients" if subset else ""
     if generator.snapshot is not None:  # weights that another generator's training keeps on its way
@@ -58,41 +57,42 @@ def generator_jobs(
 
 def _training(study: Study, generator: GeneratorSpec | PluginSpec, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the result of a training depends on, and what it does not."""
+    resolution = study.slices.resolution
     if isinstance(generator, PluginSpec):
         spec: dict[str, Any] = {"plugin": plugin_type(generator.plugin).identity, "config": generator.config}
-        spec |= {"annotation": generator.annotation, "resolution": study.slices.resolution, "seed": seed}
+        spec |= {"annotation": generator.annotation, "resolution": resolution, "seed": seed}
         if generator.keep_weights_kimg:
             spec["keep_weights_kimg"] = generator.keep_weights_kimg
         return spec, {}
     training, local = training_spec(generator.training, seed)
     if not training["keep_weights_kimg"]:
         del training["keep_weights_kimg"]  # which came later: the ids of trainings without it stay
-    model = generator.model.model_dump(mode="json", exclude={"channels"})
-    return {"model": {**model, "resolution": study.slices.resolution}, "training": training}, {"training": local}
+    model = generator.model.model_dump(mode="json", exclude={"channels"}) | {"resolution": resolution}
+    return {"model": model, "training": training}, {"training": local}
 
 
 def generator(context: Context) -> dict[str, Any]:
     """Trains a generator on the training slices; the result is the folder `model`."""
+    slices = SliceSet.open(context.input("prepare") / "slices")
+    rows = training_rows(slices, context.spec.get("subset"))
     if "plugin" in context.spec:
-        return _train_plugin(context)
+        return _train_plugin(context, slices, rows)
     from understudy.generators.joint import annotation_channels
     from understudy.generators.registry import model_config, network_type
     from understudy.generators.training.loop import train
 
-    slices = SliceSet.open(context.input("prepare") / "slices")
     kind = network_type(context.spec["model"]["kind"])
     training = kind.training.model_validate({**context.spec["training"], **context.local["training"]})
     channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
     model = train(
-        slices, training_rows(slices, context.spec.get("subset")),
-        model_config({**context.spec["model"], "channels": channels}), training, context.folder / "model",
+        slices, rows, model_config({**context.spec["model"], "channels": channels}), training, context.folder / "model",
         device=context.device, progress=context.progress, devices=context.devices, nodes=context.nodes,
     )  # fmt: skip
     weights = sha256_file(model / "generator.safetensors")
     return {"weights_sha256": weights, "health": read_json(model / "config.json")["health"]}
 
 
-def _train_plugin(context: Context) -> dict[str, Any]:
+def _train_plugin(context: Context, slices: SliceSet, rows: Any) -> dict[str, Any]:
     spec, planned = context.spec, context.spec["plugin"]
     name, plugin = planned["name"], plugin_type(planned["name"])
     if plugin.identity != planned:
@@ -100,23 +100,22 @@ def _train_plugin(context: Context) -> dict[str, Any]:
         raise UnderstudyError(what, where=context.folder, fix="run the study again: it is planned anew")
     if context.nodes > 1:
         raise UnderstudyError(f"the plug-in {name} is trained by one process", fix="leave --nodes out")
-    slices = SliceSet.open(context.input("prepare") / "slices")
     model = plugin.train(
-        slices, training_rows(slices, spec.get("subset")), spec["config"], context.folder / "model",
-        spec["annotation"], spec["seed"], context.device, spec.get("keep_weights_kimg", ()),
+        slices, rows, spec["config"], context.folder / "model", spec["annotation"], spec["seed"], context.device,
+        spec.get("keep_weights_kimg", ()),
     )  # fmt: skip
     return {"weights_sha256": read_json(model / "config.json")["content"], "plugin": planned}
 
 
 def sample(context: Context) -> dict[str, Any]:
     """Makes the synthetic slice set `slices`, or reads it from a folder of images that somebody else made."""
-    if "folder" in context.spec:
-        return _read_samples(context)
     from understudy.generators.diffusion.samplers import SamplerConfig
     from understudy.generators.folder import snapshot_folder
     from understudy.generators.sample import sample_set
 
     spec = context.spec
+    if "folder" in spec:
+        return _read_samples(context)
     models = [folder / "model" for folder in context.inputs["generator"]]
     if "snapshot_kimg" in spec:
         models = [snapshot_folder(model, spec["snapshot_kimg"]) for model in models]
@@ -133,10 +132,9 @@ def _read_samples(context: Context) -> dict[str, Any]:
     from understudy.exchange.read import read_folder
     from understudy.exchange.spec import FolderSpec
 
-    real, spec = SliceSet.open(context.input("prepare") / "slices"), context.spec
-    root, out = Path(context.local["path"]), context.folder / "slices"
-    folder, target = FolderSpec.model_validate(spec["folder"]), Target.of(real)
-    made = read_folder(root, folder, out, target, spec["name"], context.progress, spec["count"])
+    real, spec, root = SliceSet.open(context.input("prepare") / "slices"), context.spec, Path(context.local["path"])
+    folder, out = FolderSpec.model_validate(spec["folder"]), context.folder / "slices"
+    made = read_folder(root, folder, out, Target.of(real), spec["name"], context.progress, spec["count"])
     refuse_held_out(made, real, root)
     found = {"slices": len(made), "content_hash": made.content_hash}
     return found | {name: made.attrs[name] for name in ("annotation", "notes")}

@@ -3,8 +3,12 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_text
@@ -14,6 +18,9 @@ from understudy.study.config.schema import QualitySpec
 from understudy.study.engine.jobs import Context, Job, job_of
 from understudy.study.stages.data import held_out_slices
 from understudy.volumes import VolumeSet
+
+if TYPE_CHECKING:
+    from understudy.quality.extractors import Extractor, Features, Resize
 
 
 def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Job], baseline: str) -> Job:
@@ -47,28 +54,22 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
 
 def quality(context: Context) -> dict[str, Any]:
     """Writes `quality.json` and `quality.parquet`; features are kept beside all jobs, in `features/`."""
-    from understudy.quality.extractors import Extractor
     from understudy.quality.features import FeatureCache
     from understudy.quality.measure import compare, make_parts, write_results
-    from understudy.study.stages.quality_extractors import make_extractor  # and torch
 
-    prepared = context.input("prepare")
-    real = SliceSet.open(prepared / "slices")
-    made = SliceSet.open(context.input("sample") / "slices")
-    heldout = held_out_slices(VolumeSet.open(prepared / "volumes"), context.folder / "heldout")
-    parts = make_parts(made, real, heldout, context.spec["channels"])
     config = QualityConfig.model_validate(context.spec["config"])
     cache = FeatureCache(context.folder.parent.parent / "features")
     segmenter = context.input("segmenter") / "model" if "segmenter" in context.inputs else None
 
-    def extractors() -> Iterator[Extractor]:  # one after the other: each may be large
+    def extractors() -> Iterator["Extractor"]:  # one after the other: each may be large
         for spec, file in zip(context.spec["extractors"], context.local["weights"], strict=True):
             weights, sha256 = Path(file) if file else None, spec["sha256"]
             yield make_extractor(spec["name"], weights, sha256, segmenter, spec["resize"], context.device)
 
-    rows = compare(parts, extractors(), cache, config, context.progress)
-    write_results(context.folder, rows, parts, config)
-    shutil.rmtree(context.folder / "heldout", ignore_errors=True)
+    with _sets(context) as (real, made, held_out):
+        parts = make_parts(made, real, held_out, context.spec["channels"])
+        rows = compare(parts, extractors(), cache, config, context.progress)
+        write_results(context.folder, rows, parts, config)
     return {"numbers": len(rows), "quality_sha256": sha256_file(context.folder / "quality.json")}
 
 
@@ -82,13 +83,87 @@ def annotations(context: Context) -> dict[str, Any]:
     """Writes `annotations.json`."""
     from understudy.quality.annotation import compare_annotations
 
-    prepared, held_out = context.input("prepare"), context.folder / "heldout"
-    result = context.folder / "annotations.json"
-    real, made = SliceSet.open(prepared / "slices"), SliceSet.open(context.input("sample") / "slices")
-    others = held_out_slices(VolumeSet.open(prepared / "volumes"), held_out)
-    config = AnnotationConfig.model_validate(context.spec["config"])
-    found = compare_annotations(made, real, others, config, context.progress)
-    write_text(result, json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    shutil.rmtree(held_out, ignore_errors=True)
+    result, config = context.folder / "annotations.json", AnnotationConfig.model_validate(context.spec["config"])
+    with _sets(context) as (real, made, held_out):
+        found = compare_annotations(made, real, held_out, config, context.progress)
+        write_text(result, json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     outside = sum(distance.outside for distance in found.distances)
     return {"outside": outside, "distances": len(found.distances), "annotations_sha256": sha256_file(result)}
+
+
+@contextmanager
+def _sets(context: Context) -> Iterator[tuple[SliceSet, SliceSet, SliceSet | None]]:
+    """The prepared slices, the samples, and the slices of held-out patients, which are removed at the end."""
+    prepared, path = context.input("prepare"), context.folder / "heldout"
+    held_out = held_out_slices(VolumeSet.open(prepared / "volumes"), path)
+    yield SliceSet.open(prepared / "slices"), SliceSet.open(context.input("sample") / "slices"), held_out
+    shutil.rmtree(path, ignore_errors=True)
+
+
+class EncoderExtractor:
+    """Features of our own U-Net: the mean over positions of its lowest stage's last convolution, before its norm.
+
+    The network sees all channels together, each z-scored as in its training. It knows the training patients: their
+    features may differ from those of other patients for that reason alone, which the floor of held-out patients shows.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        from understudy.segmenters.predict import load
+
+        self._segmenter = load(folder, device=device)
+        body = getattr(self._segmenter.network, "body", None)
+        convolution = getattr(getattr(body, "bottleneck", None), "conv2", None)
+        if body is None or convolution is None:
+            raise UnderstudyError("this segmenter is no U-Net", where=folder, fix="use a U-Net, or another extractor")
+        self.name = "unet"
+        self.sha256 = sha256_file(folder / "segmenter.safetensors")
+        self.channels: tuple[str, ...] | None = self._segmenter.channels
+        self.rule: dict[str, Any] = {"size": self._segmenter.resolution, "resize": "none", "scale": "z-score"}
+        self.dimension = int(convolution.conv.out_channels)
+        self._encoder = [body.input_block, *body.downsamples, body.bottleneck]
+        self._found: list[Any] = []
+        # before the norm, after which every channel would have the same mean
+        convolution.register_forward_hook(lambda module, inputs, output: self._found.append(output))
+
+    def features(self, images: NDArray[np.uint8], batch: int = 64) -> "Features":
+        """Vectors float32 [n, dimension] of images uint8 [n, C, R, R], channels in the network's order."""
+        import torch
+
+        from understudy.segmenters.augment import fed
+
+        model, out = self._segmenter, np.empty((len(images), self.dimension), np.float32)
+        if images.shape[1:] != (len(model.channels), model.resolution, model.resolution):
+            what = f"slices of {images.shape[-1]} pixels for a segmenter of {model.resolution}"
+            raise UnderstudyError(what, fix="use a segmenter that was trained at this resolution")
+        model.network.eval()
+        for start in range(0, len(images), batch):
+            self._found.clear()
+            with torch.inference_mode():
+                x = torch.from_numpy(images[start : start + batch]).to(model.device)
+                y = fed(x.float() / 255, model.input).contiguous(memory_format=torch.channels_last)
+                for stage in self._encoder:
+                    y = stage(y)
+                out[start : start + batch] = self._found[0].float().mean((2, 3)).cpu().numpy()
+        self._found.clear()
+        return out
+
+
+def make_extractor(
+    name: str, weights: Path | None = None, sha256: str | None = None, segmenter: Path | None = None,
+    resize: "Resize" = "antialiased_bicubic", device: str = "cpu",
+) -> "Extractor":  # fmt: skip
+    """An extractor by its name; "unet" takes the folder of a `segmenter`, for others see `quality.extractors`.
+
+    Raises:
+        UnderstudyError: unknown name, what it needs is not given, wrong file.
+    """
+    from understudy.quality import extractors
+
+    if name not in ("unet", *extractors.NAMES):
+        raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of unet, {', '.join(extractors.NAMES)}")
+    if name != "unet":
+        return extractors.make_extractor(name, weights, sha256, resize, device)
+    if segmenter is None:
+        fix = "give its folder (`segmenter=`, --segmenter jobs/segmenter-.../model)"
+        raise UnderstudyError("the extractor unet needs a segmenter that was trained on real slices", fix=fix)
+    return EncoderExtractor(segmenter, device)

@@ -17,18 +17,17 @@ from understudy.study.engine.execute import software
 from understudy.study.engine.jobs import (
     Context,
     Job,
+    folder_name,
     job_folder,
     job_of,
-    memory_words,
     plain_name,
     read_done,
-    read_failed,
     saved_jobs,
-    state_of,
     study_status,
 )
 
 _Done = dict[str, list[tuple[dict[str, Any], Path]]]  # stage -> (spec, folder) of the jobs that are done
+_COLUMNS = ["stage", "id", "name", "seconds", "peak_rss_mb", "state", "failure", "message", "memory"]
 
 
 def report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:
@@ -59,20 +58,16 @@ def _about(study: Study, whole: Study) -> dict[str, Any]:
     name = whole.name
     if name not in presets() or Study.model_validate(preset(name)).hash != whole.hash:
         name = f"{name}.yaml"
-    return {
-        "title": study.report.title or f"Understudy: {study.name}",
-        "study": study.as_data(),
-        "study_hash": study.hash,
-        "command": f"understudy run {name}",
-    }
+    about = {"title": study.report.title or f"Understudy: {study.name}", "command": f"understudy run {name}"}
+    return {**about, "study": study.as_data(), "study_hash": study.hash}
 
 
 def report(context: Context) -> dict[str, Any]:
     """Writes `report.html`, `report.json`, `tables/` and all raw rows as `scores.parquet`."""
     folders = [folder for entries in context.inputs.values() for folder in entries]
     cells = [spec["cell"] for spec, _ in _done_by_stage(folders).get("evaluate", [])]
-    page = write_report(context.spec, folders, cells, context.folder)
-    return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
+    page = _write_report(context.spec, folders, cells, context.folder, study_status(context.folder.parents[1]))
+    return {"page_sha256": sha256_file(page), "answer": answer_of(page)}
 
 
 def overview(context: Context) -> dict[str, Any]:
@@ -80,7 +75,7 @@ def overview(context: Context) -> dict[str, Any]:
     from understudy.report.overview import write_overview
 
     page = write_overview({name: f for name, (f,) in context.inputs.items()}, context.spec, context.folder)
-    return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
+    return {"page_sha256": sha256_file(page), "answer": answer_of(page)}
 
 
 def report_again(out: str | Path) -> tuple[Path, str]:
@@ -93,48 +88,41 @@ def report_again(out: str | Path) -> tuple[Path, str]:
     """
     from understudy.report.overview import write_overview
 
-    out, jobs = Path(out), {job.id: job for job in saved_jobs(out)}
-    table = study_status(out)
+    out, table = Path(out), study_status(out)
+    jobs = {job.id: job for job in saved_jobs(out)}
     above = next((job for job in jobs.values() if job.stage == "overview"), None)
     made = {}
     for job in (job for job in jobs.values() if job.stage == "report"):
+        name = str(job.local["publish"]) if above is not None else ""
         folders = [job_folder(out, jobs[job_id]) for _, job_id in job.inputs]
-        cells = [jobs[job_id].spec["cell"] for stage, job_id in job.inputs if stage == "evaluate"]
-        if above is None:
-            page = write_report(job.spec, folders, cells, out, table)
-            return page, answer_of(out / "report.json")
-        if "evaluate" in _done_by_stage(folders):
-            name = str(job.local["publish"])
-            own = table[table["id"].isin([job_id for _, job_id in job.inputs])]
-            made[name] = write_report(job.spec, folders, cells, out / name, own).parent
-    if not made or above is None:
+        if above is None or "evaluate" in _done_by_stage(folders):
+            cells = [jobs[job_id].spec["cell"] for stage, job_id in job.inputs if stage == "evaluate"]
+            made[name] = _write_report(job.spec, folders, cells, out / name, table)
+    if not made:
         raise _nothing_evaluated(out)
-    return write_overview(made, above.spec, out), answer_of(out / "report.json")
+    if above is None:
+        page = made[""]
+    else:
+        page = write_overview({name: page.parent for name, page in made.items()}, above.spec, out)
+    return page, answer_of(page)
 
 
-def answer_of(path: Path) -> str:
+def answer_of(page: Path) -> str:
     """The answer that a report opens with, in one line: useful or not, and what is wrong with releasing the slices."""
-    answer = read_json(path)["answer"]
+    answer = read_json(page.with_name("report.json"))["answer"]
     return f"{answer['headline']} {answer.get('alarm', '')}".strip()
 
 
-def write_report(
-    spec: dict[str, Any],
-    folders: list[Path],
-    planned: list[dict[str, Any]],
-    out: Path,
-    jobs: pd.DataFrame | None = None,
+def _write_report(
+    spec: dict[str, Any], folders: list[Path], planned: list[dict[str, Any]], out: Path, status: pd.DataFrame
 ) -> Path:
-    """Builds the report of what is done.
+    """Builds the report of what is done; an error if nothing was evaluated yet.
 
     Args:
         spec: of the report job.
         folders: of the study's jobs; those that are not done are listed, not read.
         planned: cells of all evaluations that the study asks for, so that the report can say which have no scores.
-        jobs: the job table, if it knows more than the folders do.
-
-    Raises:
-        UnderstudyError: nothing was evaluated yet.
+        status: of all jobs in the study's folder.
     """
     from understudy.report.page import ReportData, build_report
     from understudy.study.correlate import correlate_jobs, write_correlations
@@ -148,10 +136,12 @@ def write_report(
     if "reading" in spec:
         (out / "reading").mkdir(parents=True, exist_ok=True)
         write_json(out / "reading" / "table6.json", spec["reading"])
-    correlations = correlate_jobs({read_json(f / "spec.json")["id"]: f for e in done.values() for _, f in e})
+    correlations = correlate_jobs(folder for entries in done.values() for _, folder in entries)
     if correlations is not None:
         write_correlations(correlations, out / "correlation")
 
+    names, ids = {folder.name for folder in folders}, zip(status["stage"], status["id"], strict=True)
+    jobs = status.loc[[folder_name(stage, job_id) in names for stage, job_id in ids], _COLUMNS]
     ((prepared_spec, prepared),) = done["prepare"]
     data = ReportData(
         title=spec["title"],
@@ -163,7 +153,7 @@ def write_report(
         reading=out / "reading" if "reading" in spec else None,
         correlation=out / "correlation" if correlations is not None else None,
         planned=pd.DataFrame(planned),
-        jobs=_job_table(folders) if jobs is None else jobs,
+        jobs=jobs,
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
         **_files(done),
@@ -181,17 +171,19 @@ def _files(done: _Done) -> dict[str, Any]:
         cells = [(job["cell"], folder) for job, folder in done.get(stage, [])]
         return {(cell["setting"], cell["repeat"]): folder / below for cell, folder in cells}
 
-    trained = {}  # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
+    histories, health = {}, {}  # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
     for _, folder in done.get("generator", []):
-        trained[plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator ")] = folder
-    results = {name: (read_done(folder) or {})["results"] for name, folder in trained.items()}
+        name = plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator ")
+        histories[name] = folder / "model" / "history.jsonl"
+        if "health" in (found := (read_done(folder) or {})["results"]):
+            health[name] = found["health"]
     return {
         "synthetic": by_name("sample", "slices"),
         "quality": by_name("quality", "quality.json"),
         "audits": by_name("audit"),
         "annotations": by_name("annotations", "annotations.json"),
-        "generator_histories": {name: folder / "model" / "history.jsonl" for name, folder in trained.items()},
-        "generator_health": {name: found["health"] for name, found in results.items() if "health" in found},
+        "generator_histories": histories,
+        "generator_health": health,
         "segmenter_histories": by_cell("segmenter", "model/history.jsonl"),
         "predictions": by_cell("evaluate", "predictions"),
     }
@@ -199,10 +191,9 @@ def _files(done: _Done) -> dict[str, Any]:
 
 def _done_by_stage(folders: list[Path]) -> _Done:
     done: _Done = {}
-    for folder in folders:
-        if read_done(folder) is not None:
-            job = read_json(folder / "spec.json")
-            done.setdefault(job["stage"], []).append((job["spec"], folder))
+    for folder in (folder for folder in folders if read_done(folder) is not None):
+        job = read_json(folder / "spec.json")
+        done.setdefault(job["stage"], []).append((job["spec"], folder))
     return done
 
 
@@ -211,21 +202,10 @@ def _nothing_evaluated(out: Path) -> UnderstudyError:
     return UnderstudyError("no test patient has been evaluated yet", where=out, fix=fix)
 
 
-def _job_table(folders: list[Path]) -> pd.DataFrame:
-    rows = []
-    for folder in folders:
-        job, account, failed = read_json(folder / "spec.json"), read_done(folder) or {}, read_failed(folder)
-        row = {name: job[name] for name in ("stage", "id", "name")}
-        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb")} | {"state": state_of(folder)}
-        row |= {"failure": failed.get("class", ""), "message": failed.get("message", "")}
-        rows.append(row | {"memory": memory_words(account)})
-    return pd.DataFrame(rows)
-
-
 def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: Path, done: _Done) -> dict[str, Any]:
     """What was run on what: versions, seeds, and hashes of inputs and data."""
-    accounts = [read_done(folder) or {} for entries in done.values() for _, folder in entries]
-    versions = {json.dumps(a["software"], sort_keys=True) for a in accounts}
+    accounts = {folder: read_done(folder) or {} for entries in done.values() for _, folder in entries}
+    versions = {json.dumps(a["software"], sort_keys=True) for a in accounts.values()}
     seeds = {"study": spec["study"]["seed"], "split": prepared_spec["split"]["seed"]}
     for stage, entries in done.items():
         for own, folder in entries:
@@ -234,13 +214,13 @@ def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: P
                 seeds[str(read_json(folder / "spec.json")["name"])] = seed
     sets = {"slices": prepared, **{f"synthetic {job['name']}": folder for job, folder in done.get("sample", [])}}
     hashes = {"cohort": prepared_spec.get("content", "phantom")}
-    hashes |= {name: (read_done(folder) or {})["results"]["content_hash"] for name, folder in sets.items()}
+    hashes |= {name: accounts[folder]["results"]["content_hash"] for name, folder in sets.items()}
     return {
         "command": spec["command"],
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "software": software(),
         "software_of_jobs": [json.loads(entry) for entry in sorted(versions)],
-        "torch_threads": sorted({a["torch_threads"] for a in accounts if a["torch_threads"]}),
+        "torch_threads": sorted({a["torch_threads"] for a in accounts.values() if a["torch_threads"]}),
         "study_hash": spec["study_hash"],
         "seeds": seeds,
         "input_hashes": hashes,

@@ -43,8 +43,10 @@ def segmenter_jobs(
     trained[setting.id, repeat] = network.id
     scored: dict[str, Any] = {"cell": cell, "dropped_slices": dropped, "regions": study.evaluation.regions}
     scored["scopes"] = sorted(study.evaluation.scopes)
-    evaluated = job_of("evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)])
-    jobs += [network, evaluated]
+    jobs += [
+        network,
+        job_of("evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)]),
+    ]
 
 
 def segmenter(context: Context) -> dict[str, Any]:
@@ -101,12 +103,11 @@ def _evaluate_patient(context: Context, model: Any, volumes: VolumeSet, subject:
     pred = predict_volume(model, volume, volumes.channels, names, dropped=spec["dropped_slices"])
     with atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, prediction=pred)
-    rows = pd.DataFrame(score_volume(pred, volume.truth, names[1:], volume.spacing, volume.kept, spec["regions"]))
-    rows = rows[rows["scope"].isin(spec["scopes"])].reset_index(drop=True)
     cell = {**spec["cell"], "subject": subject, "site": volume.site}
     cell["collapsed"] = model.record["outcome"] == "collapsed"
     cell["validated_on"] = model.record.get("validated_on", {"kind": "real"})["kind"]
-    for position, key in enumerate([*SCORE_KEYS, *(k for k in cell if k not in SCORE_KEYS)]):
-        rows.insert(position, key, cell[key])
+    cell = {key: cell[key] for key in SCORE_KEYS} | cell  # these columns first
+    scored = score_volume(pred, volume.truth, names[1:], volume.spacing, volume.kept, spec["regions"])
+    rows = pd.DataFrame([{**cell, **row} for row in scored if row["scope"] in spec["scopes"]])
     with atomic_path(part) as temporary:
         rows.to_parquet(temporary, index=False)
