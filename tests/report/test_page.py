@@ -16,10 +16,10 @@ import pytest
 
 from understudy.metrics.overlap import apply_policy
 from understudy.report.answer import make_answer
+from understudy.report.content import patient_means
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
 from understudy.report.sections.pictures import segmentations
-from understudy.report.tables.results import patient_means
 from understudy.slices import SliceSet, SliceWriter
 
 

@@ -1,7 +1,5 @@
 """The result of a reading study: sentences, Table 6, a page, and the file that a study's report shows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -4,8 +4,6 @@ Datasheet: Gebru et al. 2021. Model card: Mitchell et al. 2019, with Hugging Fac
 Croissant 1.1 with RAI 1.0, CITATION.cff 1.2.0, a record of AIDA data hub. No real picture, no patient.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import partial

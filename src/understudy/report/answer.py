@@ -12,7 +12,7 @@ from understudy.metrics.bootstrap import Estimate
 from understudy.metrics.overlap import FOREGROUND
 from understudy.metrics.statistics import relative_dice
 from understudy.report.data import ReportData, Setting, count, number
-from understudy.report.tables.base import INTERVAL, interval, value
+from understudy.report.tables import INTERVAL, interval, value
 
 FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only
 POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing
@@ -30,6 +30,10 @@ class Comparison:
     false_alarms: int  # segmentations that found something ...
     absent: int  # ... of how many of volumes without a tumour
     primary: bool  # same network and augmentation as the study's baseline, `plain`: only the slices differ
+
+    def misses_more_than(self, baseline: Comparison) -> bool:
+        """Whether the tumour is missed altogether more often."""
+        return self.missed / max(self.present, 1) > baseline.missed / max(baseline.present, 1)
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,14 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
         own = own if own and own.id in present else base
         if setting.id in present and setting.id != own.id:
             try:
-                relative = relative_dice(scored, setting.id, own.id, scope=data.scope, seed=data.seed)
+                comparisons.append(_compared(data, scored, setting, own, base))
             except UnderstudyError as error:
                 left_out.append(f"{setting.label}: {error.what}.")
-                continue
-            comparisons.append(_compared(data, scored, setting, relative, own, base))
-    one = relative_dice(scored, base.id, base.id, scope=data.scope, seed=data.seed)
-    baseline = _compared(data, scored, base, one, base, base)
-    repeats = min([one.n_repeats, *(c.relative.n_repeats for c in comparisons)])
-    verdict, headline = _verdict(comparisons, baseline, one.n_patients, data.margin)
-    evidence, reasons = _evidence(one.n_patients, repeats, scored, baseline.dice)
+    baseline = _compared(data, scored, base, base, base)
+    patients = baseline.relative.n_patients
+    repeats = min(c.relative.n_repeats for c in [baseline, *comparisons])
+    verdict, headline = _verdict(comparisons, baseline, patients, data.margin)
+    evidence, reasons = _evidence(patients, repeats, scored, baseline.dice)
     sentences = _sentences(comparisons, baseline)
     absent = scored.groupby("class_name")["truth_empty"].all()
     sentences += [
@@ -85,13 +87,12 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
         for name in data.class_names
         if absent.get(name, False)
     ]
-    return Answer(verdict, headline, sentences, evidence, reasons, comparisons, baseline, baseline.dice,
-                  one.n_patients, repeats, left_out)  # fmt: skip
+    return Answer(verdict, headline, sentences, evidence, reasons, comparisons, baseline, baseline.dice, patients,
+                  repeats, left_out)  # fmt: skip
 
 
-def _compared(
-    data: ReportData, scored: pd.DataFrame, setting: Setting, relative: Estimate, own: Setting, base: Setting
-) -> Comparison:
+def _compared(data: ReportData, scored: pd.DataFrame, setting: Setting, own: Setting, base: Setting) -> Comparison:
+    relative = relative_dice(scored, setting.id, own.id, scope=data.scope, seed=data.seed)
     rows = scored[scored["setting"] == setting.id]
     dice = rows[rows["class_name"].isin(data.class_names)].groupby("class_name")["dice"].mean().mean()
     rows = rows[rows["class_name"] == FOREGROUND] if FOREGROUND in set(rows["class_name"]) else rows
@@ -108,33 +109,32 @@ def primary(comparisons: list[Comparison], training: str) -> list[Comparison]:
     return [c for c in mine if c.primary] or mine
 
 
-def best(comparisons: list[Comparison]) -> Comparison | None:
+def _best(comparisons: list[Comparison]) -> Comparison | None:
     """The one with the highest relative Dice; NaN loses."""
     return max(comparisons, key=lambda c: (not math.isnan(c.relative.value), c.relative.value), default=None)
 
 
 def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int, margin: float) -> tuple[str, str]:
-    top = best(primary(comparisons, "synthetic"))
+    top = _best(primary(comparisons, "synthetic"))
     if top is None:
         return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
     relative, limit = top.relative, 1 - margin
     if not baseline.dice >= POOREST_BASELINE or math.isnan(relative.value):
-        dice = f"Dice of only {number(baseline.dice, 2)}; below {number(POOREST_BASELINE, 1)}"
         return "unanswered", (
-            f"Not answered: trained on the real slices, the network reaches a mean {dice} there is nothing to compare"
-            " with. Train it longer or on more patients."
+            "Not answered: trained on the real slices, the network reaches a mean Dice of only"
+            f" {number(baseline.dice, 2)}; below {number(POOREST_BASELINE, 1)} there is nothing to compare with. Train"
+            " it longer or on more patients."
         )
     if patients < FEWEST_PATIENTS:
         few = count(patients, "test patient")
         return "undecided", f"Too early to say: only {few}; it takes at least {FEWEST_PATIENTS}."
     reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
+    if relative.low >= limit and top.misses_more_than(baseline):  # a good mean may hide tumours that are not found
+        return "partly", (
+            f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"
+            f" {count(top.present, 'segmentation')}; real slices {baseline.missed} of {baseline.present})."
+        )
     if relative.low >= limit:
-        # a good mean may hide tumours that are not found at all
-        if top.missed / max(top.present, 1) > baseline.missed / max(baseline.present, 1):
-            return "partly", (
-                f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"
-                f" {count(top.present, 'segmentation')}; real slices {baseline.missed} of {baseline.present})."
-            )
         return "yes", f"Yes: {reached}, {patients} test patients."
     if relative.high < limit:
         kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
@@ -144,8 +144,8 @@ def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int,
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison) -> list[str]:
     said, dice = [], baseline.dice
-    synthetic, both = primary(comparisons, "synthetic"), best(primary(comparisons, "both"))
-    top = best(synthetic)
+    synthetic, both = primary(comparisons, "synthetic"), _best(primary(comparisons, "both"))
+    top = _best(synthetic)
     of = f" (the best of {len(synthetic)} generators, {top.setting.shown})" if top and len(synthetic) > 1 else ""
     if not dice >= POOREST_BASELINE:
         others = [f"synthetic slices only{of} {number(top.dice)}"] if top is not None else []

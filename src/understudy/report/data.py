@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,13 @@ from understudy.io.files import read_json
 from understudy.metrics.scores import KEPT, WHOLE, class_names, flag, region_names
 from understudy.slices import SliceSet
 
-# Kind of training -> colour and marker in every figure. Colours differ in lightness as well as in hue.
+# Kind of training -> its words, colour and marker in every figure. Colours differ in lightness as well as in hue.
 TRAINING = {
-    "real": ("#222222", "o"),
-    "both": ("#3569A8", "s"),
-    "synthetic": ("#AA3377", "D"),
-    "ratio": ("#1B7A6B", "^"),
-    "finetune": ("#A65E00", "v"),
+    "real": ("Real", "#222222", "o"),
+    "both": ("Real + synthetic", "#3569A8", "s"),
+    "synthetic": ("Synthetic", "#AA3377", "D"),
+    "ratio": ("", "#1B7A6B", "^"),
+    "finetune": ("", "#A65E00", "v"),
 }
 LIGHTER = {"#A65E00": "#D9AC70", "#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8", "#1B7A6B": "#86BFB5"}
 MOST_SHARE = 10.0  # a relative Dice beyond this is not written out
@@ -123,15 +123,15 @@ class ReportData:
         """Every generator of the study by name, in the study's order."""
         return list(dict.fromkeys([*self.synthetic, *(s.generator for s in self.every_setting if s.generator)]))
 
-    def shown(self, name: str) -> str:
-        """A generator or network as people write it: "StyleGAN 2" for `stylegan2`; a name that the user chose stays.
+    def kind_of(self, group: str, name: str) -> str:
+        """Kind of an entry of "generators" or "segmenters" in the study file; its name if the file has no kind."""
+        entry = (self.study.get(group) or {}).get(name) or {}
+        return str(entry.get("kind") or (entry.get("model") or {}).get("kind") or name)
 
-        "stylegan2, member 2" is of an ensemble. A name such as "unet" that the study gives to another kind stays too.
-        """
-        parts = [
-            names.display_name(p) if all(kind_of(self.study, g, p) == p for g in ("generators", "segmenters")) else p
-            for p in name.split(", ")
-        ]
+    def shown(self, name: str) -> str:
+        """A generator or network as people write it: "StyleGAN 2, member 2"; a name that the user chose stays."""
+        groups = "generators", "segmenters"  # a name such as "unet" that the study gives to another kind stays, too
+        parts = [names.display_name(p) if all(self.kind_of(g, p) == p for g in groups) else p for p in name.split(", ")]
         return str(self.hide(", ".join(parts)))
 
     @property
@@ -183,9 +183,9 @@ class ReportData:
         """(setting, repeat) of the networks whose training collapsed, by their records or the rows."""
         found = {key for key, run in self.runs.items() if run.get("outcome") == "collapsed"}
         marked = self.scores[flag(self.scores, "collapsed")] if len(self.scores) else self.scores
-        if len(marked):
-            found |= {(str(s), int(r)) for s, r in zip(marked["setting"], marked["repeat"], strict=True)}
-        return found
+        return found | {
+            (str(s), int(r)) for s, r in zip(marked.get("setting", ()), marked.get("repeat", ()), strict=True)
+        }
 
     @cached_property
     def patient_names(self) -> dict[str, str]:
@@ -201,6 +201,7 @@ class ReportData:
             with contextlib.suppress(UnderstudyError, KeyError):
                 known |= set(map(str, SliceSet.open(self.slices).index["subject"]))
         replaced = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
+        # the longest first: "P12" before "P1"
         ids = "|".join(map(re.escape, sorted(filter(None, replaced), key=len, reverse=True)))
         return (re.compile(rf"(?<![A-Za-z0-9])(?:{ids})(?![A-Za-z0-9])"), replaced) if ids else None
 
@@ -218,40 +219,28 @@ class ReportData:
         return pattern.sub(lambda m: replaced[m.group()], str(value))
 
 
-def kind_of(study: Mapping[str, Any], group: str, name: str) -> str:
-    """Kind of a generator or segmenter of the study ("generators", "segmenters"); its name if the file has no kind."""
-    entry = (study.get(group) or {}).get(name) or {}
-    return str(entry.get("kind") or (entry.get("model") or {}).get("kind") or name)
-
-
 def _settings(scores: pd.DataFrame, baseline: str, shown: Callable[[str], str]) -> list[Setting]:
     """A setting for each id in the rows, labelled so that no two are alike, the baseline first."""
-    columns = ["setting", "training", "generator", "segmenter", "augmentation"]
-    columns += [c for c in ("real_share", "real_fraction", "real_patients") if c in scores]
-    unique = scores[columns].drop_duplicates("setting")
+    unique = scores.drop_duplicates("setting")
     several_networks = unique["segmenter"].nunique() > 1
     augmentations = unique["augmentation"].astype(bool).nunique() > 1
     several_generators = len({g for g in unique["generator"] if isinstance(g, str) and g}) > 1
     found = []
     for row in unique.to_dict(orient="records"):
-        # settings of a study without such parts have NaN
+        # settings of a study without such parts have NaN, or no such column
         share, fraction, patients = (
             None if pd.isna(v := row.get(c)) else float(v) for c in ("real_share", "real_fraction", "real_patients")
         )
-        fraction, patients = 1.0 if fraction is None else fraction, None if patients is None else int(patients)
+        fraction, few = 1.0 if fraction is None else fraction, None if patients is None else int(patients)
         generator = row["generator"] if isinstance(row["generator"], str) else ""
         segmenter, augmentation, training = str(row["segmenter"]), bool(row["augmentation"]), str(row["training"])
-        label = _trained_on(training, share, fraction, shown(generator) if several_generators else "", patients)
+        label = _trained_on(training, share, fraction, shown(generator) if several_generators else "", few)
         label += f", {shown(segmenter)}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
-        colour, marker = TRAINING.get(training, ("#555555", "^"))
+        _, colour, marker = TRAINING.get(training, ("", "#555555", "^"))
         colour = colour if augmentation or not augmentations else LIGHTER.get(colour, colour)
-        found.append(
-            Setting(
-                str(row["setting"]), label, training, generator, segmenter, augmentation, colour, marker, share,
-                fraction, patients, shown(generator), shown(segmenter),
-            )
-        )  # fmt: skip
+        found.append(Setting(str(row["setting"]), label, training, generator, segmenter, augmentation, colour, marker,
+                             share, fraction, few, shown(generator), shown(segmenter)))  # fmt: skip
     first, order = next((s.segmenter for s in found if s.id == baseline), ""), list(TRAINING)
 
     def place(s: Setting) -> tuple[Any, ...]:
@@ -270,10 +259,10 @@ def _trained_on(training: str, share: float | None, fraction: float, generator: 
     if training == "finetune":
         before = _trained_on("synthetic", None, 1.0, generator, None)
         return f"{before}, then {count(int(patients or 0), 'real patient')}"
-    label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
     if training == "ratio":
         label = f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
     else:
+        label = TRAINING[training][0] if training in TRAINING else training
         parts += [count(patients, "patient")] if patients is not None else []
         parts += [f"{percent_of(fraction)} of patients"] if fraction < 1 else []
         parts += [f"{percent_of(share)} of samples real"] if share is not None else []
@@ -296,16 +285,11 @@ def bounded(value: float | None, digits: int = 0) -> str:
     return f"over {percent(MOST_SHARE)}" if beyond else percent(value, digits)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """E.g. "0.713" or "−0.713"; a dash for what is not there."""
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """E.g. "0.713" or "−0.713", with `sign` "+" "+0.713"; a dash for what is not there."""
     if value is None or math.isnan(value):
         return "–"
-    return "∞" if math.isinf(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """E.g. "+0.012" or "−0.012"; a dash for what is not there."""
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return "∞" if math.isinf(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
 def between(low: float | None, high: float | None, digits: int = 3) -> str:
@@ -320,9 +304,9 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.0005 else number(p)
 
 
-def count(value: int, one: str, many: str = "") -> str:
+def count(value: int, one: str) -> str:
     """E.g. "1 patient", "1,054 slices"."""
-    return f"{value:,} {one if value == 1 else many or one + 's'}"
+    return f"{value:,} {one if value == 1 else one + 's'}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -13,12 +13,10 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, read_json, write_text
 from understudy.names import display_name
 from understudy.report.data import bounded
-from understudy.report.folder import html
-from understudy.report.render import render
+from understudy.report.page import render, write_table
+from understudy.report.sections.opening import COLOURS, QUESTIONS
 from understudy.report.sections.run import STAGES, in_hours
-from understudy.report.sections.verdicts import COLOURS, QUESTIONS
-from understudy.report.tables.base import Table
-from understudy.report.tables.latex import latex
+from understudy.report.tables import Table
 
 RANKS = "table1_all_cohorts"
 # Tables of the page: key -> caption, note.
@@ -55,44 +53,40 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         if not (folder / "report.json").is_file():
             raise UnderstudyError("there is no report of this cohort", where=folder, fix="run understudy run first")
     reports = {name: read_json(folder / "report.json") for name, folder in folders.items()}
-    tables = _tables(folders)
-    ranked = _ranks_over_all(tables["table1_ranks"], len(folders)) if "table1_ranks" in tables else None
-    for key, frame in [*tables.items(), *([(RANKS, ranked.frame)] if ranked else [])]:
-        write_text(out / "tables" / f"{key}.csv", frame.to_csv(index=False))
-    shown = [*([ranked] if ranked else []), *(_shown(key, tables[key]) for key in SHOWN if key in tables)]
+    frames = _frames(folders)
+    ranked = [_ranks_over_all(frames["table1_ranks"], len(folders))] if "table1_ranks" in frames else []
+    shown = [*ranked, *(_shown(key, frames[key]) for key in SHOWN if key in frames)]
     for table in shown:
-        write_text(out / "tables" / f"{table.key}.tex", latex(table))
-        write_text(out / "tables" / f"{table.key}.html", html(table))
+        write_table(out, table)
+    for key, frame in frames.items():
+        write_text(out / "tables" / f"{key}.csv", frame.to_csv(index=False))
     scores = [pd.read_parquet(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()]
     with atomic_path(out / "scores.parquet") as temporary:
         pd.concat(scores, ignore_index=True).to_parquet(temporary, index=False)
     answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
-    verdicts = {name: report["verdicts"] for name, report in reports.items()}
-    failed = {name: report["failed"] for name, report in reports.items()}
     alarms = {name: text for name, report in reports.items() if (text := str(report["answer"]["alarm"]))}
-    answer = {
-        "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
-        "alarm": " ".join(f"{name}: {text}" for name, text in alarms.items()),
-        "cohorts": {name: r["answer"] for name, r in reports.items()},
-    }
     content = {k: spec[k] for k in ("title", "command", "study", "study_hash")} | {
-        "answer": answer,
-        "verdicts": [{"cohort": name, **v} for name, mine in verdicts.items() for v in mine],
-        "failed": [{"cohort": name, **f} for name, mine in failed.items() for f in mine],
-        "ranks": plain(ranked.frame) if ranked else [],
+        "answer": {
+            "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
+            "alarm": " ".join(f"{name}: {text}" for name, text in alarms.items()),
+            "cohorts": {name: r["answer"] for name, r in reports.items()},
+        },
+        "verdicts": [{"cohort": name, **v} for name, r in reports.items() for v in r["verdicts"]],
+        "failed": [{"cohort": name, **f} for name, r in reports.items() for f in r["failed"]],
+        "ranks": plain(ranked[0].frame) if ranked else [],
         "reports": {name: f"{name}/report.html" for name in folders},
     }
     write_text(out / "report.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     page = render(
-        "overview.html.j2", title=spec["title"], command=spec["command"], answers=answers, alarms=alarms,
-        verdicts=verdicts, colours=COLOURS, questions=QUESTIONS, failed={n: len(mine) for n, mine in failed.items()},
-        shown=shown, tables=[*tables, *(t.key for t in shown if t.key not in tables)],
+        "overview.html.j2", title=spec["title"], command=spec["command"], reports=reports, alarms=alarms,
+        colours=COLOURS, questions=QUESTIONS, shown=shown,
+        tables=[*frames, *(t.key for t in shown if t.key not in frames)],
     )  # fmt: skip
     write_text(out / "report.html", page)
     return out / "report.html"
 
 
-def _tables(folders: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
+def _frames(folders: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
     """Table's key -> the rows of all cohorts that have it, each with its cohort in front."""
     found: dict[str, list[pd.DataFrame]] = {}
     for name, folder in folders.items():
@@ -110,14 +104,14 @@ def _ranks_over_all(frame: pd.DataFrame, cohorts: int) -> Table:
     ranks = frame[["cohort", "generator"]].join(frame[columns].apply(pd.to_numeric, errors="coerce"))
     means = ranks.groupby("generator", sort=False)[columns].mean()
     means = means.assign(mean_rank=means.mean(axis=1), cohorts=ranks.groupby("generator")["cohort"].nunique())
-    means = means.sort_values("mean_rank", kind="stable")
+    means = means.sort_values("mean_rank", kind="stable").reset_index()
     body = []
-    for generator, (*values, n) in zip(means.index, means.to_numpy(), strict=True):
+    for generator, *values, n in means.to_numpy():
         cells = ["–" if pd.isna(v) else f"{v:.3g}" for v in values]
         body.append([display_name(str(generator)), *cells, f"{int(n)} of {cohorts}"])
     note = "Mean over the cohorts of the ranks in each one's Table 1; 1 is the best. Synthetic slices only."
     header = ["Generator", *map(_rank_heading, columns), "Mean", "Cohorts"]
-    return Table(RANKS, "Table 1 over all cohorts: mean ranks", note, header, body, means.reset_index())
+    return Table(RANKS, "Table 1 over all cohorts: mean ranks", note, header, body, means)
 
 
 def _rank_heading(column: str) -> str:

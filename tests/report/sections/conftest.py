@@ -10,6 +10,6 @@ import pytest
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.report.tables.base.RESAMPLES", 200)
+        patch.setattr("understudy.report.tables.RESAMPLES", 200)
         patch.setattr("understudy.report.plots.style._rendered", lambda figure: (b"<svg/>", b"PNG"))
         yield

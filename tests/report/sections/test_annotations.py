@@ -11,11 +11,10 @@ import pytest
 
 from understudy.quality.annotation import compare_annotations
 from understudy.quality.config import AnnotationConfig
-from understudy.report.content import make_content
+from understudy.report.content import Figure, Text, make_content
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
 from understudy.report.sections.annotations import section
-from understudy.report.sections.base import Figure, Text
 from understudy.slices import SliceSet
 
 

@@ -11,9 +11,8 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import write_json
-from understudy.report.content import read_audits
+from understudy.report.content import Section, read_audits
 from understudy.report.data import ReportData
-from understudy.report.sections.base import Section
 from understudy.report.sections.copies import card, copies
 
 DETECTION = {"name": "exact", "must": True, "copies": 50, "rate": 1.0, "low": 0.9, "high": 1.0}

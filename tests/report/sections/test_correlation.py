@@ -12,9 +12,8 @@ import pytest
 from scipy import stats
 
 from understudy.metrics.association import kendall, spearman
-from understudy.report.content import make_content
+from understudy.report.content import Bullets, Details, Section, make_content
 from understudy.report.data import ReportData
-from understudy.report.sections.base import Bullets, Details, Section
 from understudy.report.sections.correlation import section
 
 METRICS = ("quality:random:frechet_distance", "quality:random:precision", "annotations:area_ks:core", "kimg")

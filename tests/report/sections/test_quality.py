@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from understudy.report.content import make_content
+from understudy.report.content import Text, make_content
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
-from understudy.report.sections.base import Text
 from understudy.report.sections.quality import section
 
 

@@ -25,7 +25,7 @@ from understudy.report.sections.real_slices import (
     ratio_sentences,
     ratio_settings,
 )
-from understudy.report.tables.base import Table
+from understudy.report.tables import Table
 
 
 def copied(scores: pd.DataFrame, of: str, setting: str, **changes: Any) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,16 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.report.data import ReportData, percent
-from understudy.report.plots import slices as pictures
-from understudy.report.plots.dots import distribution
-from understudy.report.plots.slices import Pixels, enlarged, overlay, png, upright, windowed
+from understudy.report.plots.slices import (
+    channel_window,
+    contact_sheet,
+    enlarged,
+    overlay,
+    png,
+    square_around,
+    upright,
+    windowed,
+)
 from understudy.report.plots.style import QUIET, Panel, figure_of, panel_of
 from understudy.slices import SliceSet
 
@@ -35,32 +41,30 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture (`data:` address) with its words: `alt` for those who cannot see it, `caption` below it."""
-
-    src: str
-    alt: str
-    caption: str = ""
+    src: str  # `data:` address of the picture
+    alt: str  # for those who cannot see it
+    caption: str = ""  # below it
 
 
 Row = tuple[str, Sequence[Tile | None]]
 
 
 @dataclass(frozen=True)
-class Block:
-    # rows of tiles below column heads
+class TileRows:
+    """Rows of tiles below column heads."""
+
     group: str  # name of the set they come from
     columns: list[str]
     rows: list[list[Tile]]
-    kind: str = "synthetic"
+    kind: str
 
 
 @dataclass
 class Gallery:
-    random: list[Block] = field(default_factory=list)
-    annotated: list[Block] = field(default_factory=list)
+    random: list[TileRows] = field(default_factory=list)
+    annotated: list[TileRows] = field(default_factory=list)
     sheets: list[Tile] = field(default_factory=list)  # contact sheets
-    panels: list[Panel] = field(default_factory=list)  # of the annotations
-    numbers: list[dict[str, Any]] = field(default_factory=list)  # a set each
+    numbers: list[dict[str, Any]] = field(default_factory=list)  # of the annotations, a set each
     readings: list[str] = field(default_factory=list)  # how sets of other programs' images were read
     classes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
@@ -82,33 +86,14 @@ class _Source:
         return np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
 
 
-def _view(sources: list[_Source], seed: int) -> tuple[list[tuple[float, float]], tuple[slice, slice]]:
-    """How slices of all sets are shown: a window a channel, and the square that holds the heads."""
-    # Windows from the first set for all: with windows of their own, brightness would lie.
-    first, rng = sources[0], np.random.default_rng([seed, 9])
-    images, _ = first.slices.read(first.some(200, rng))
-    windows = [pictures.channel_window(images[:, c]) for c in range(images.shape[1])]
-    # Without padding heads would be tiny.
-    resolution = first.slices.resolution
-    seen = np.zeros((resolution, resolution), bool)
-    for source in sources:
-        if source.slices.resolution != resolution:
-            return windows, (slice(None), slice(None))
-        images, _ = source.slices.read(source.some(100, np.random.default_rng([seed, 8])))
-        seen |= (images > 24).any((0, 1))  # [N, C, H, W] -> [H, W]; darker is noise of the air
-    top, bottom, left, right = pictures.square_around(seen, resolution // 2, margin=0.04)
-    return windows, (slice(top, bottom), slice(left, right))
-
-
 def make_gallery(data: ReportData) -> Gallery:
     """Pictures chosen by the report's seed: at random, and at random among slices with annotation."""
     gallery = Gallery()
     sources = _sources(data, gallery)
     if not sources:
         return gallery
-    first = sources[0].slices
-    gallery.channels, gallery.classes = first.channels, first.class_names
-    windows, crop = _view(sources, data.seed)
+    gallery.channels, gallery.classes = sources[0].slices.channels, sources[0].slices.class_names
+    view = _view(sources, data.seed)
     for n, source in enumerate(sources):
         rng = np.random.default_rng([data.seed, n])
         looked = source.some(SAMPLED, rng)
@@ -118,21 +103,20 @@ def make_gallery(data: ReportData) -> Gallery:
         areas: Rows = np.concatenate(parts).astype(np.int64)
         gallery.numbers.append(_annotation_numbers(source, looked, areas))
         if reading := gallery.numbers[-1].get("reading"):
-            gallery.readings.append(data.hide(how_it_was_read(source.name, **reading)))
-        gallery.random.append(_block(source, source.some(ROWS, rng), windows, crop))
+            gallery.readings.append(data.hide(_how_it_was_read(source.name, **reading)))
+        gallery.random.append(_tile_rows(source, source.some(ROWS, rng), *view))
         annotated = looked[areas.sum(1) > 0]
         if len(annotated):
-            gallery.annotated.append(_block(source, source.some(ROWS, rng, annotated), windows, crop))
+            gallery.annotated.append(_tile_rows(source, source.some(ROWS, rng, annotated), *view))
         else:
             gallery.missing.append(f"No slice of “{source.name}” holds an annotation.")
-        gallery.sheets.append(_sheet(source, rng.permutation(source.some(SHEET[0] * SHEET[1], rng)), windows, crop))
-    gallery.panels = _annotation_panels(gallery)
+        gallery.sheets.append(_contact_sheet(source, rng.permutation(source.some(SHEET[0] * SHEET[1], rng)), *view))
     return gallery
 
 
 def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
     sources: list[_Source] = []
-    wanted: list[tuple[str, str, Path | None]] = [("Real slices", "", data.slices)]
+    wanted = [("Real slices", "", data.slices)]
     wanted += [(f"Synthetic slices ({data.shown(n)})", n, path) for n, path in data.synthetic.items()]
     for name, generator, path in wanted:
         kind = "real" if not sources and path is data.slices else "synthetic"
@@ -156,39 +140,54 @@ def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
     return sources
 
 
+def _view(sources: list[_Source], seed: int) -> tuple[list[tuple[float, float]], tuple[slice, slice]]:
+    """How slices of all sets are shown: a window a channel, and the square that holds the heads."""
+    # Windows from the first set for all: with windows of their own, brightness would lie.
+    first, rng = sources[0], np.random.default_rng([seed, 9])
+    images, _ = first.slices.read(first.some(200, rng))
+    windows = [channel_window(images[:, c]) for c in range(images.shape[1])]
+    # Without padding heads would be tiny.
+    resolution = first.slices.resolution
+    seen = np.zeros((resolution, resolution), bool)
+    for source in sources:
+        if source.slices.resolution != resolution:
+            return windows, (slice(None), slice(None))
+        images, _ = source.slices.read(source.some(100, np.random.default_rng([seed, 8])))
+        seen |= (images > 24).any((0, 1))  # [N, C, H, W] -> [H, W]; darker is noise of the air
+    top, bottom, left, right = square_around(seen, resolution // 2, margin=0.04)
+    return windows, (slice(top, bottom), slice(left, right))
+
+
 def overlay_channel(channels: Sequence[str]) -> int:
     """The channel below the annotation: FLAIR, where most classes show, else the last one."""
     return next((i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1)
 
 
-def _block(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop: tuple[slice, slice]) -> Block:
-    slices = source.slices
-    images, labels = (a[..., *crop] for a in slices.read(rows))  # [N, C, H, W], [N, H, W]
+def _tile_rows(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop: tuple[slice, slice]) -> TileRows:
+    slices, grid = source.slices, []
+    images, labels = (upright(a[..., *crop], slices.axes) for a in slices.read(rows))  # [N, C, H, W], [N, H, W]
     factor, under = max(1, -(-TILE // images.shape[-1])), overlay_channel(slices.channels)
-    grid = []
     for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
-        greys = [windowed(c, w) for c, w in zip(image, windows, strict=True)]
-        greys = [enlarged(upright(grey, slices.axes), factor) for grey in greys]
+        greys = [enlarged(windowed(c, w), factor) for c, w in zip(image, windows, strict=True)]
         row = [Tile(png(g), f"{source.name}, example {n}, {c}") for g, c in zip(greys, slices.channels, strict=True)]
-        drawn = overlay(greys[under], enlarged(upright(label, slices.axes), factor), len(slices.classes) - 1)
+        drawn = overlay(greys[under], enlarged(label, factor), len(slices.classes) - 1)
         held = ", ".join(slices.classes[k].name for k in np.unique(label) if k) or "nothing annotated"
         row.append(Tile(png(drawn), f"{source.name}, example {n}, annotation: {held}"))
         grid.append(row)
-    return Block(source.name, [*slices.channels, "Annotation"], grid, source.kind)
+    return TileRows(source.name, [*slices.channels, "Annotation"], grid, source.kind)
 
 
-def _sheet(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop: tuple[slice, slice]) -> Tile:
+def _contact_sheet(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop: tuple[slice, slice]) -> Tile:
     slices = source.slices
-    images, labels = (a[..., *crop] for a in slices.read(rows))
+    images, labels = (upright(a[..., *crop], slices.axes) for a in slices.read(rows))
     under = overlay_channel(slices.channels)
     factor, shrink = max(1, -(-96 // images.shape[-1])), max(1, images.shape[-1] // 100)
-    tiles: list[Pixels] = []
-    for image, mask in zip(images, labels, strict=True):
-        grey, label = (upright(a, slices.axes) for a in (windowed(image[under], windows[under]), mask))
-        drawn = overlay(enlarged(grey, factor), enlarged(label, factor), len(slices.classes) - 1, width=1)
-        tiles.append(drawn[::shrink, ::shrink])
+    tiles = []
+    for image, label in zip(images, labels, strict=True):
+        grey = enlarged(windowed(image[under], windows[under]), factor)
+        tiles.append(overlay(grey, enlarged(label, factor), len(slices.classes) - 1, width=1)[::shrink, ::shrink])
     what = f"{len(tiles)} random {slices.channels[under]} slices with annotation"
-    return Tile(png(pictures.contact_sheet(tiles, SHEET[0])), f"{source.name}: {what}", source.name)
+    return Tile(png(contact_sheet(tiles, SHEET[0])), f"{source.name}: {what}", source.name)
 
 
 def _annotation_numbers(source: _Source, rows: Rows, areas: Rows) -> dict[str, Any]:
@@ -205,7 +204,7 @@ def _annotation_numbers(source: _Source, rows: Rows, areas: Rows) -> dict[str, A
     return found
 
 
-def how_it_was_read(name: str, annotation: dict[str, Any], notes: list[str]) -> str:
+def _how_it_was_read(name: str, annotation: dict[str, Any], notes: list[str]) -> str:
     """How well the annotations of a folder of images fitted, and what was noted, in words."""
     codes = annotation["codes"]
     meant = ", ".join(f"{c} {v:g}" for c, v in codes.items()) if codes else "one channel a class, 0 or 255"
@@ -217,21 +216,6 @@ def how_it_was_read(name: str, annotation: dict[str, Any], notes: list[str]) -> 
         far = f"{percent(annotation['far_fraction'], 1)} of the annotated pixels"
         said += f"; {far} are farther than {annotation['tolerance']:g} from every code"
     return ". ".join([said, *(f"Note: {note}" for note in notes)]) + "."
-
-
-def _annotation_panels(gallery: Gallery) -> list[Panel]:
-    """Areas of each class, and how far generated annotations are from the codes of the classes."""
-    found, narrow = gallery.numbers, len(gallery.classes) == 3
-    kinds = {n["short"]: n["kind"] for n in found}
-    made: list[tuple[str, str, dict[str, np.ndarray], str]] = []
-    for k, name in enumerate(gallery.classes):
-        shares = {n["short"]: 100 * n["areas"][:, k] / n["pixels"] for n in found}
-        present = {n: s[s > 0] for n, s in shares.items()}
-        made.append((f"Area of {name}", "% of the slice, where it is there", present, f"areas_{name}"))
-    distances = {n["short"]: n["code_distance"] for n in found if len(n["code_distance"])}
-    made.append(("Distance from the codes", "grey levels from the nearest code", distances, "code_distances"))
-    drawn = [distribution(title, xlabel, values, kinds, narrow, key) for title, xlabel, values, key in made]
-    return [panel for panel in drawn if panel is not None]
 
 
 def sheet(

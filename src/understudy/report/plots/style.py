@@ -32,6 +32,7 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PANEL, NARROW = (4.0, 2.75), (3.1, 2.75)  # inches: three beside each other on a screen, or four
+MOST_SETTINGS = 6  # in one plot; of a larger grid only those that differ from the baseline in their slices
 MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
 
 # A generator looks the same in every plot; looks differ in lightness, hue, dashes and marker.

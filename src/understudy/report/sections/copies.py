@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.report.content import Content
+from understudy.report.content import Block, Bullets, Content, Details, Figure, Heading, Section, Text, missing, shown
 from understudy.report.data import ReportData, listed, percent, percent_of
 from understudy.report.plots.style import INK, NARROW, SYNTHETIC_COLOUR, Panel, legend_below, one_plot, panel_of
-from understudy.report.sections.base import Block, Bullets, Details, Figure, Heading, Section, Text, missing, shown
-from understudy.report.tables.base import INTERVAL, Table
+from understudy.report.tables import INTERVAL, Table
 
 GROUPS = {"held-out": ("#8A8A8A", "new patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
 PLANTED = "#D55E00"

@@ -12,12 +12,11 @@ import pandas as pd
 from understudy.io.files import read_json
 from understudy.names import display_name
 from understudy.quality.metrics import LABELS, label_of
-from understudy.report.content import Content
+from understudy.report.content import Block, Bullets, Content, Details, Figure, Section
 from understudy.report.data import ReportData, between, count, number, p_value
 from understudy.report.plots.style import QUIET, Panel, figure_of, looks, panel_of
-from understudy.report.sections.base import Block, Bullets, Details, Figure, Section
 from understudy.report.sections.quality import EXTRACTORS
-from understudy.report.tables.base import INTERVAL, Table
+from understudy.report.tables import INTERVAL, Table
 
 FEWEST = 6  # points below which no correlation is given: of 5, one swap of neighbours already makes p larger than 0.05
 PLOTS, COLUMNS = 6, 4  # plots of the picture at most, and in a row

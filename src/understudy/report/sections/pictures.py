@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN
 from understudy.report.answer import Comparison, primary
-from understudy.report.content import Content
+from understudy.report.content import Content, Html, Section, missing
 from understudy.report.data import ReportData, Setting
 from understudy.report.plots import slices
 from understudy.report.plots.gallery import Row, Tile, overlay_channel, sheet
-from understudy.report.plots.style import Panel, file_name
-from understudy.report.sections.base import Block, Html, Section, missing
-from understudy.report.tables.paper import dataset_of, paper_settings
+from understudy.report.plots.style import file_name
+from understudy.report.sections.paper import dataset_of, paper_settings
 from understudy.volumes import TestVolume, VolumeSet
 
 MOST_PREDICTIONS = 5
@@ -78,24 +76,24 @@ class View:
         line = None if outline is None else slices.enlarged(outline[top:bottom, left:right], factor)
         return slices.png(slices.overlay(grey, filled, self.classes, line, fill=0.35))
 
-    def whole(self) -> str:
-        """The whole slice with a frame around the square."""
+    def first_tiles(self, name: str, alt: str) -> list[Tile]:
+        """The whole slice with a frame around the square, and the truth in the square."""
         factor = max(1, -(-self.edge // min(self.grey.shape)))
         top, bottom, left, right = (factor * edge for edge in self.box)
         picture = np.repeat(slices.enlarged(self.grey, factor)[..., None], 3, -1)
-        return slices.png(slices.framed(picture, (top, bottom, left, right)))
+        whole = slices.png(slices.framed(picture, (top, bottom, left, right)))
+        return [Tile(whole, alt, self.place), Tile(self.drawn(self.truth), f"{name}, truth", "truth")]
 
 
 def segmentations_section(content: Content) -> Section:
     """The best, the median and the worst test patient, and one slice under every setting."""
     data, names = content.data, content.gallery.classes
     cases, heads, absent = segmentations(data, content.means, content.answer.comparisons)
-    sheets = setting_sheets(data, content.means)
+    sheets = _setting_sheets(data, content.means)
     classes = list(zip(names, slices.colours(len(names)), strict=True))
     values = {"cases": cases, "heads": heads, "sheets": sheets, "classes": classes}
-    blocks: list[Block] = [Html("segmentations.html.j2", values)] if cases or sheets else []
-    private: list[Panel] = []
-    figure = 5 if dataset_of(data) == "brats2021" else 4
+    blocks = [Html("segmentations.html.j2", values)] if cases or sheets else []
+    private, figure = [], 5 if dataset_of(data) == "brats2021" else 4
     for page in sheets:
         # for a figure without heads over every row, each tile has its generator's name in its caption
         rows: list[Row] = [("", page.first)]
@@ -106,11 +104,11 @@ def segmentations_section(content: Content) -> Section:
         private.append(sheet(key, f"{page.title} under every setting", [], rows, classes))
     if cases:
         private.append(sheet("segmentations", "Best, median and worst test patient", heads, cases, classes))
-    blocks += missing(absent)
-    return Section("segmentations", "Segmentations of test patients", "Segmentations", blocks, private=private)
+    title = "Segmentations of test patients"
+    return Section("segmentations", title, "Segmentations", [*blocks, *missing(absent)], private=private)
 
 
-def chosen_settings(data: ReportData, comparisons: list[Comparison]) -> list[Setting]:
+def _chosen_settings(data: ReportData, comparisons: list[Comparison]) -> list[Setting]:
     """The settings whose predictions are shown: baseline, then the best of real and synthetic, and synthetic only."""
     first = [data.baseline_setting] if data.baseline_setting else []
     both, alone = (
@@ -136,13 +134,13 @@ def segmentations(
     Returns:
         A row for each (title, tiles), column heads, and sentences about what could not be shown.
     """
-    settings = [s for s in chosen_settings(data, comparisons) if s.id in set(means["setting"])]
+    settings = [s for s in _chosen_settings(data, comparisons) if s.id in set(means["setting"])]
     if data.volumes is None or not settings:
         return [], [], ["There are no predictions to show."]
     ranked = _ranked(means, settings[0])
     places = {"Best": 0, "Median": len(ranked) // 2, "Worst": len(ranked) - 1}
     if len(ranked) < 3:
-        places = dict(list(zip(("Best", "Worst"), range(len(ranked)), strict=False)))
+        places = dict(zip(("Best", "Worst"), range(len(ranked)), strict=False))
     try:
         volumes = VolumeSet.open(data.volumes)
         # one window for up to four test patients
@@ -153,7 +151,8 @@ def segmentations(
     window, cases, absent = slices.channel_window(np.concatenate(pixels)[None]), [], []
     for word, place in places.items():
         try:
-            cases.append(_case(data, volumes, window, word, ranked[place], settings, means))
+            volume, dice = volumes.read(ranked[place]), _dice_of(means, ranked[place])
+            cases.append(_case(data, volumes, volume, window, word, settings, dice))
         except (UnderstudyError, OSError, KeyError, ValueError) as error:
             what = error.what if isinstance(error, UnderstudyError) else f"the file cannot be read ({error})"
             absent.append(data.hide(f"{word}: {ranked[place]} is not shown: {what}."))
@@ -187,21 +186,17 @@ def _prediction(data: ReportData, setting: Setting, volume: TestVolume) -> NDArr
 
 
 def _case(
-    data: ReportData, volumes: VolumeSet, window: tuple[float, float], word: str, subject: str,
-    settings: Sequence[Setting], means: pd.DataFrame,
+    data: ReportData, volumes: VolumeSet, volume: TestVolume, window: tuple[float, float], word: str,
+    settings: list[Setting], dice: dict[str, str],
 ) -> Row:  # fmt: skip
-    volume, dice = volumes.read(subject), _dice_of(means, subject)
     stacks = [_prediction(data, s, volume) for s in settings]
     # the largest true tumour, and where none is annotated, the largest prediction
     z = int(np.argmax((volume.truth > 0).sum((1, 2)) * 1_000_000 + (stacks[0] > 0).sum((1, 2))))
     view, predicted = View(volumes, volume, z, window, CASE), [slices.upright(s[z], volumes.axes) for s in stacks]
     if view.truth.any():
         view.frame_around(np.any([view.truth, *predicted], axis=0))
-    name = f"{word}: {data.patient_names.get(subject, subject)}"
-    tiles = [
-        Tile(view.whole(), f"{name}, slice {z}", view.place),
-        Tile(view.drawn(view.truth), f"{name}, truth", "truth"),
-    ]
+    name = f"{word}: {data.patient_names.get(volume.subject, volume.subject)}"
+    tiles = view.first_tiles(name, f"{name}, slice {z}")
     for s, p in zip(settings, predicted, strict=True):
         score = f"Dice {dice[s.id]}" if s.id in dice else "not scored"
         text = f"{name}, prediction after training on: {s.label}, {score}"
@@ -209,7 +204,7 @@ def _case(
     return name + (f", {volume.site}" if volume.site else ""), tiles
 
 
-def setting_sheets(data: ReportData, means: pd.DataFrame) -> list[Sheet]:
+def _setting_sheets(data: ReportData, means: pd.DataFrame) -> list[Sheet]:
     """The paper's Figures 4 and 5: the median test patient's slice with the largest tumour, a sheet a network.
 
     [] without volumes, predictions, or more settings than the page shows anyway.
@@ -223,29 +218,26 @@ def setting_sheets(data: ReportData, means: pd.DataFrame) -> list[Sheet]:
         volumes = VolumeSet.open(data.volumes)
         volume = volumes.read(ranked[len(ranked) // 2])
         networks = [[s for s in settings if s.segmenter == n] for n in dict.fromkeys(s.segmenter for s in settings)]
-        return [_sheet(data, volumes, volume, mine, means) for mine in networks]
+        return [_sheet(data, volumes, volume, mine, _dice_of(means, volume.subject)) for mine in networks]
     except (UnderstudyError, IndexError, OSError, ValueError):
         return []  # the section says which volumes and predictions cannot be read
 
 
 def _sheet(
-    data: ReportData, volumes: VolumeSet, volume: TestVolume, settings: list[Setting], means: pd.DataFrame
+    data: ReportData, volumes: VolumeSet, volume: TestVolume, settings: list[Setting], dice: dict[str, str]
 ) -> Sheet:
     z, under = int(np.argmax((volume.truth > 0).sum((1, 2)))), overlay_channel(volumes.channels)
     view = View(volumes, volume, z, slices.channel_window(volume.images[:, under]), SHEET)
     words = f"{data.patient_names.get(volume.subject, volume.subject)}, slice {z + 1}"
-    dice = _dice_of(means, volume.subject)
 
     def tile(s: Setting, caption: str = "Dice") -> Tile:
         predicted, score = slices.upright(_prediction(data, s, volume)[z], volumes.axes), dice.get(s.id, "not scored")
         return Tile(view.drawn(predicted, view.truth), f"{words}, {s.label}, Dice {score}", f"{caption} {score}")
 
-    def way(s: Setting) -> str:
-        return WORDS[s.training] + ("" if s.augmentation else ", no augmentation")
-
-    first = [Tile(view.whole(), words, view.place), Tile(view.drawn(view.truth), f"{words}, truth", "truth")]
-    first += [tile(s, f"{way(s)}:") for s in settings if s.training == "real"]
-    made = {(way(s), s.generator): s for s in settings if s.generator}
+    ways = {s.id: WORDS[s.training] + ("" if s.augmentation else ", no augmentation") for s in settings}
+    first = view.first_tiles(words, words)
+    first += [tile(s, f"{ways[s.id]}:") for s in settings if s.training == "real"]
+    made = {(ways[s.id], s.generator): s for s in settings if s.generator}
     generators = list(dict.fromkeys(g for _, g in made))
     rows: list[tuple[str, list[Tile | None]]] = []
     for name in dict.fromkeys(name for name, _ in made):

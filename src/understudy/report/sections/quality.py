@@ -13,10 +13,9 @@ import pandas as pd
 
 from understudy.io.files import read_json
 from understudy.quality.metrics import LABELS, label_of
-from understudy.report.content import Content
+from understudy.report.content import Block, Content, Details, Section, missing
 from understudy.report.data import ReportData, count, number
-from understudy.report.sections.base import Block, Details, Section, missing
-from understudy.report.tables.base import Table
+from understudy.report.tables import Table
 
 ALL, MEAN = "all", "mean"
 EXTRACTORS = {
@@ -54,58 +53,6 @@ def section(content: Content) -> Section | None:
     return Section("quality", title, "Image quality", blocks, {"quality": data.hide(contents)})
 
 
-def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: str) -> Table:
-    channels = ["Channel"] if key == "quality_channels" else []
-    header = ["Features of", *channels, "Metric", "Generator", "Synthetic", "At the floor's n"]
-    header += ["Floor: other patients", "Times the floor"]
-    frame = frame.assign(_order=frame["metric"].map({m: i for i, m in enumerate(LABELS)}))
-    frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(columns="_order")
-    body = []
-    for row in frame.to_dict(orient="records"):
-        label, ratio = label_of(str(row["metric"])), _ratio(row)
-        body.append([
-            EXTRACTORS.get(str(row["extractor"]), str(row["extractor"])), *([str(row["channel"])] if channels else []),
-            label.name + {True: " ↑", False: " ↓", None: ""}[label.better], data.shown(str(row["generator"])),
-            _figure(row["value"], label.digits), *(_with_sd(row, part, label.digits) for part in ("matched", "floor")),
-            "" if label.better is not False else "–" if math.isnan(ratio) else f"{ratio:.1f} ×",
-        ])  # fmt: skip
-    plain = frame.drop(columns="floors", errors="ignore").assign(rule=frame["rule"].map(json.dumps))
-    return Table(key, caption, note, header, body, plain, 3 + len(channels))
-
-
-def _figure(value: float | None, digits: int) -> str:
-    """As `number`, with more digits where it would vanish otherwise."""
-    small = value is not None and 0 < abs(value) < 10**-digits
-    return f"{value:.2g}".replace("-", "−") if small else number(value, digits)
-
-
-def _with_sd(row: dict[Any, Any], part: str, digits: int) -> str:
-    text, sd = _figure(row[part], digits), _figure(row[f"{part}_sd"], digits)
-    return text if "–" in (text, sd) else f"{text} ± {sd}"
-
-
-def _ratio(row: dict[Any, Any]) -> float:
-    """How many times as far as other patients' slices."""
-    matched, floor = (math.nan if row[k] is None else float(row[k]) for k in ("matched", "floor"))
-    return matched / floor if floor > 0 else math.nan
-
-
-def _note(frame: pd.DataFrame) -> str:
-    first, several = frame.iloc[0], sorted({f"{n:,}" for n in frame["n_synthetic"]})
-    note = (
-        f"{' or '.join(several)} synthetic slices against {first['n_real']:,} real training slices of"
-        f" {count(int(first['patients_real']), 'patient')}, averaged over channels where each has its own number."
-        " ↓: less is better, ↑: more."
-    )
-    if first["n_heldout"]:
-        note += (
-            f" Floor: {first['n_heldout']:,} slices of {count(int(first['patients_heldout']), 'patient')} who were not"
-            " trained on, measured against the same real slices; ± is the standard deviation over random divisions of"
-            " all patients. At the floor's n: as many synthetic as held-out slices, since the numbers depend on it."
-        )
-    return note
-
-
 def _sentences(data: ReportData, rows: pd.DataFrame) -> list[str]:
     said, main = [], rows[rows["metric"] == "frechet_distance"]
     for row in main.to_dict(orient="records"):
@@ -125,3 +72,53 @@ def _sentences(data: ReportData, rows: pd.DataFrame) -> list[str]:
         " and inception score did not predict Dice. Copies of training slices have a low distance, too."
     )
     return said
+
+
+def _note(frame: pd.DataFrame) -> str:
+    first, several = frame.iloc[0], sorted({f"{n:,}" for n in frame["n_synthetic"]})
+    note = (
+        f"{' or '.join(several)} synthetic slices against {first['n_real']:,} real training slices of"
+        f" {count(int(first['patients_real']), 'patient')}, averaged over channels where each has its own number."
+        " ↓: less is better, ↑: more."
+    )
+    if first["n_heldout"]:
+        note += (
+            f" Floor: {first['n_heldout']:,} slices of {count(int(first['patients_heldout']), 'patient')} who were not"
+            " trained on, measured against the same real slices; ± is the standard deviation over random divisions of"
+            " all patients. At the floor's n: as many synthetic as held-out slices, since the numbers depend on it."
+        )
+    return note
+
+
+def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: str) -> Table:
+    channels = ["Channel"] if key == "quality_channels" else []
+    header = ["Features of", *channels, "Metric", "Generator", "Synthetic", "At the floor's n"]
+    header += ["Floor: other patients", "Times the floor"]
+    frame = frame.assign(_order=frame["metric"].map({m: i for i, m in enumerate(LABELS)}))
+    frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(columns="_order")
+    body = []
+    for row in frame.to_dict(orient="records"):
+        label, ratio, cells = label_of(str(row["metric"])), _ratio(row), []
+        for part in ("matched", "floor"):
+            text, sd = (_figure(row[part + of], label.digits) for of in ("", "_sd"))
+            cells.append(text if "–" in (text, sd) else f"{text} ± {sd}")
+        body.append([
+            EXTRACTORS.get(str(row["extractor"]), str(row["extractor"])), *([str(row["channel"])] if channels else []),
+            label.name + {True: " ↑", False: " ↓", None: ""}[label.better], data.shown(str(row["generator"])),
+            _figure(row["value"], label.digits), *cells,
+            "" if label.better is not False else "–" if math.isnan(ratio) else f"{ratio:.1f} ×",
+        ])  # fmt: skip
+    plain = frame.drop(columns="floors", errors="ignore").assign(rule=frame["rule"].map(json.dumps))
+    return Table(key, caption, note, header, body, plain, 3 + len(channels))
+
+
+def _figure(value: float | None, digits: int) -> str:
+    """As `number`, with more digits where it would vanish otherwise."""
+    small = value is not None and 0 < abs(value) < 10**-digits
+    return f"{value:.2g}".replace("-", "−") if small else number(value, digits)
+
+
+def _ratio(row: dict[Any, Any]) -> float:
+    """How many times as far as other patients' slices."""
+    matched, floor = (math.nan if row[k] is None else float(row[k]) for k in ("matched", "floor"))
+    return matched / floor if floor > 0 else math.nan

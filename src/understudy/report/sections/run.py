@@ -11,11 +11,10 @@ import yaml
 
 from understudy.io.files import plain
 from understudy.names import duration
-from understudy.report.content import Content
+from understudy.report.content import Block, Content, Details, Figure, Heading, Html, Section, Text
 from understudy.report.data import ReportData, count
 from understudy.report.plots.style import Panel, legend_below, one_plot, panel_of
-from understudy.report.sections.base import Block, Details, Figure, Heading, Html, Section, Text
-from understudy.report.tables.base import Table
+from understudy.report.tables import Table
 
 FAILURES = {
     "out_of_memory": "out of memory", "time_limit": "time limit", "nan": "a number became NaN", "bad_data": "bad data",

@@ -15,9 +15,8 @@ from understudy.metrics.overlap import apply_policy
 from understudy.report.answer import make_answer
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
-from understudy.report.sections.opening import alarm
+from understudy.report.sections.opening import Verdict, alarm, make_verdicts
 from understudy.report.sections.run import cost_table, failures
-from understudy.report.sections.verdicts import Verdict, make_verdicts
 
 CLASSES = ("ET", "ED", "NCR/NET")
 

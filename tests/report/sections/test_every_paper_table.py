@@ -56,7 +56,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     data = ReportData("Paper", study, rows, quality=quality, reading=out, jobs=pd.DataFrame(jobs),
                       baseline="real-.net.True")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.report.tables.base.RESAMPLES", 20)
+        patch.setattr("understudy.report.tables.RESAMPLES", 20)
         # drawing takes longer than everything else
         patch.setattr("understudy.report.plots.style._rendered", lambda figure: (b"<svg/>", b"PNG"))
         build_report(data, out / "report")

@@ -15,10 +15,8 @@ from PIL import Image
 from read_html import cells_of_html
 
 from understudy.report.data import ReportData
-from understudy.report.folder import PRIVATE, html, remove_former
-from understudy.report.page import build_report
-from understudy.report.tables.base import Table
-from understudy.report.tables.latex import escaped, latex
+from understudy.report.page import PRIVATE, build_report, remove_former, write_table
+from understudy.report.tables import Table, escaped, latex
 
 Made = tuple[Path, dict[str, Any]]
 
@@ -118,5 +116,6 @@ def test_latex_by_hand() -> None:
     assert escaped("ē ☃") == "e ?"
 
 
-def test_a_table_as_html_says_the_same() -> None:
-    assert cells_of_html(html(table())) == [table().header, *table().body]
+def test_a_table_as_html_says_the_same(tmp_path: Path) -> None:
+    assert write_table(tmp_path, table(), ["html"]) == ["tables/t_1.html"]
+    assert cells_of_html((tmp_path / "tables" / "t_1.html").read_text()) == [table().header, *table().body]

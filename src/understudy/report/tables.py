@@ -1,9 +1,10 @@
-"""What all tables of results are made of: the table itself, its first columns, its cells."""
+"""What all tables of results are made of: the table itself, as LaTeX too, its first columns, its cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,18 @@ RESAMPLES = 2000
 IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
 INTERVAL = "95\N{NO-BREAK SPACE}% interval"
 
+LONG, WIDE = 45, 8  # LaTeX: rows that fit on a page, and columns from which the letters are smaller
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    "[": "{[}", "]": "{]}", "\n": " ",
+    "±": r"$\pm$", "✓": r"$\checkmark$", "−": r"$-$", "∞": r"$\infty$", "×": r"$\times$", "–": "--", "\u00a0": "~",
+    "“": "``", "”": "''", "’": "'", "·": r"$\cdot$", "…": r"\dots{}",
+    "→": r"$\to$", "≥": r"$\geq$", "≤": r"$\leq$", "γ": r"$\gamma$", "ρ": r"$\rho$", "τ": r"$\tau$", "σ": r"$\sigma$",
+    "μ": r"$\mu$", "µ": r"$\mu$", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "κ": r"$\kappa$",
+    "\u202f": r"\,",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Table:
@@ -33,11 +46,59 @@ class Table:
     frame: pd.DataFrame  # the numbers
     row_headers: int = 1  # how many of the first columns name the row
 
+    @classmethod
+    def of(
+        cls, key: str, caption: str, note: str, header: list[str], rows: Iterable[tuple[list[str], dict[str, Any]]],
+        row_headers: int = 1,
+    ) -> Table:  # fmt: skip
+        """From the cells and the numbers of each row."""
+        rows = list(rows)
+        frame = pd.DataFrame([numbers for _, numbers in rows])
+        return cls(key, caption, note, header, [cells for cells, _ in rows], frame, row_headers)
+
     @property
     def wide(self) -> bool:
         """Too wide to stand beside its words on a page."""
         longest = [max(map(len, column)) for column in zip(self.header, *self.body, strict=False)]
         return len(self.header) > 9 or sum(longest) + 3 * len(longest) > 105
+
+
+def latex(table: Table) -> str:
+    """A table as a LaTeX float, or over several pages if it is long; its first line says which packages it needs."""
+
+    def row(cells: list[str]) -> str:
+        return " & ".join(map(escaped, cells)) + r" \\"
+
+    long = len(table.body) > LONG
+    columns = "l" * table.row_headers + "r" * (len(table.header) - table.row_headers)
+    words = f"{table.caption}. {table.note}" if table.note else f"{table.caption}."
+    caption = rf"\caption{{{escaped(words)}}}"
+    label = rf"\label{{tab:{table.key.replace('_', '-')}}}"
+    size = r"\footnotesize\setlength{\tabcolsep}{3pt}" if len(table.header) > WIDE else r"\small"
+    head, rows = [r"\toprule", row(table.header), r"\midrule"], [row(cells) for cells in table.body]
+    needs = r"% needs \usepackage{booktabs} and \usepackage{amssymb}" + r" and \usepackage{longtable}" * long
+    if long:
+        lines = [
+            needs, "{" + size, rf"\begin{{longtable}}{{{columns}}}", caption + label + r" \\", *head, r"\endfirsthead",
+            *head, r"\endhead", *rows, r"\bottomrule", r"\end{longtable}", "}",
+        ]  # fmt: skip
+    else:
+        lines = [
+            needs, r"\begin{table}", r"\centering", size, caption, label, rf"\begin{{tabular}}{{{columns}}}", *head,
+            *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text in which nothing is a command of LaTeX, and no letter that a usual font lacks."""
+
+    def nearest(character: str) -> str:
+        # without its accents, "?" if nothing is left
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        return "".join(LATEX.get(c, c) for c in plain) or "?"
+
+    return "".join(LATEX.get(c, c if ord(c) < 0x100 else nearest(c)) for c in text)
 
 
 class Summary:
@@ -115,7 +176,7 @@ def marked(data: ReportData, setting: Setting) -> str:
     return f"{setting.label} [{broken} of {of} collapsed]" if broken else setting.label
 
 
-def about(data: ReportData, setting: Setting) -> dict[str, object]:
+def about(data: ReportData, setting: Setting) -> dict[str, Any]:
     """The first columns of a table's frame."""
     broken, of = collapsed_of(data, setting)
     return {"setting": setting.id, "label": setting.label, "n_repeats": of, "n_collapsed": broken}
@@ -127,19 +188,19 @@ def class_columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], li
     return keys, [{MEAN: "Mean", FOREGROUND: "All as one"}.get(k, k) for k in keys]
 
 
-def numbers_of(keys: Sequence[str], entries: Sequence[pd.Series]) -> dict[str, object]:
+def main_entry(keys: Sequence[str], entries: Sequence[pd.Series]) -> pd.Series:
+    """The entry of the mean over the classes, or of the only class."""
+    return entries[keys.index(MEAN)] if MEAN in keys else entries[0]
+
+
+def numbers_of(keys: Sequence[str], entries: Sequence[pd.Series]) -> dict[str, Any]:
     """Columns of a frame: mean and spread of each class, with all trainings and without the collapsed ones."""
     found = {f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")}
     broken = [(k, e) for k, e in zip(keys, entries, strict=True) if e.get("n_collapsed", 0)]
     return found | {f"{k}_value_without_collapsed": e["value_without_collapsed"] for k, e in broken}
 
 
-def main_entry(keys: Sequence[str], entries: Sequence[pd.Series]) -> pd.Series:
-    """The entry of the mean over the classes, or of the only class."""
-    return entries[keys.index(MEAN)] if MEAN in keys else entries[0]
-
-
-Row = tuple[Setting, list[pd.Series], list[str], dict[str, object]]
+Row = tuple[Setting, list[pd.Series], list[str], dict[str, Any]]
 
 
 def score_rows(
@@ -150,17 +211,27 @@ def score_rows(
 
     If any training collapsed, two more cells say how many did and the mean without them; their headings come first.
     """
-    broken_of = {s.id: collapsed_of(data, s) for s in settings}
-    some, rows = any(broken for broken, _ in broken_of.values()), list[Row]()
+    some, rows = any(collapsed_of(data, s)[0] for s in settings), list[Row]()
     for s in settings:
         entries = [summary.pick(s.id, metric, k, scope, policy) for k in keys]
-        cells = [spread(e, digits) for e in entries]
+        cells, (broken, of) = [spread(e, digits) for e in entries], collapsed_of(data, s)
         if some:
-            (broken, of), main = broken_of[s.id], main_entry(keys, entries)
-            rest = {k: main.get(f"{k}_without_collapsed", np.nan) for k in ("value", "sd")}
-            cells += [
-                f"{broken} of {of}",
-                spread(pd.Series(rest | {"n_repeats": of - broken}), digits) if broken else "",
-            ]
+            rest = {k: main_entry(keys, entries).get(f"{k}_without_collapsed", np.nan) for k in ("value", "sd")}
+            without = spread(pd.Series(rest | {"n_repeats": of - broken}), digits) if broken else ""
+            cells += [f"{broken} of {of}", without]
         rows.append((s, entries, cells, about(data, s) | numbers_of(keys, entries)))
     return (["Collapsed", "Without"] if some else []), rows
+
+
+def recorded(data: ReportData, setting: Setting, *keys: str, all_values: bool = False) -> list[Any]:
+    """A nested value of the record of each of a setting's trainings; only numbers unless `all_values`."""
+    found: list[Any] = [run for (name, _), run in data.runs.items() if name == setting.id]
+    for key in keys:
+        found = [inner.get(key) if isinstance(inner, dict) else None for inner in found]
+    return found if all_values else [int(v) for v in found if isinstance(v, int | float)]
+
+
+def span(values: Iterable[int]) -> str:
+    """ "784", or "32 to 39" where repeats differ; a dash for none."""
+    ends = sorted(set(values))
+    return " to ".join(f"{end:,}" for end in dict.fromkeys(ends[:1] + ends[-1:])) or "–"

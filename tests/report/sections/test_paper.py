@@ -12,8 +12,8 @@ from papers_numbers import CLASSES, STUDY, rows_of_the_paper
 from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.statistics import summarise
 from understudy.report.data import ReportData
-from understudy.report.tables.base import Summary, Table
-from understudy.report.tables.paper import paper_tables, published_ranks, reading_table, recipe_table
+from understudy.report.sections.paper import paper_tables, published_ranks, reading_table, recipe_table
+from understudy.report.tables import Summary, Table
 
 BASE = "real-.net.True"
 
@@ -30,7 +30,7 @@ POLICIES = (EmptyPolicy.PAPER,)
 @pytest.fixture(scope="module")
 def made() -> tuple[ReportData, Summary, dict[str, Table]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.report.tables.base.RESAMPLES", 20)
+        patch.setattr("understudy.report.tables.RESAMPLES", 20)
         rows = rows_of_the_paper()
         planned = rows[["setting", "training", "generator", "segmenter", "augmentation", "repeat"]].drop_duplicates()
         gone = "synthetic-my stylegan1.swin.False"
@@ -87,7 +87,7 @@ def test_nothing_stands_beside_another_cohort(
     data, summary, _ = made
     rows = data.scores[data.scores["segmenter"] == "net"]
     other = ReportData("Other", {**STUDY, "report": {"published": "none"}}, rows, baseline=BASE)
-    monkeypatch.setattr("understudy.report.tables.base.RESAMPLES", 20)
+    monkeypatch.setattr("understudy.report.tables.RESAMPLES", 20)
     (table,) = [t for t in paper_tables(other, rows, summary) if t.key == "table3_dice"]
     assert "Paper" not in table.header
     assert not any("published" in c for c in table.frame)

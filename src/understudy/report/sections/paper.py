@@ -15,11 +15,25 @@ from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.scores import KEPT
 from understudy.metrics.statistics import MEAN, relative_dice
 from understudy.names import display_name, duration
+from understudy.quality.metrics import label_of
+from understudy.report.content import Block, Bullets, Content, Details, Section, missing
 from understudy.report.data import ReportData, Setting, bounded, count, number, percent
-from understudy.report.published import DICE, HAUSDORFF, published
-from understudy.report.sections.quality import ALL, EXTRACTORS, METRICS
-from understudy.report.tables import base
-from understudy.report.tables.base import INTERVAL, Summary, Table
+from understudy.report.published import DICE, HAUSDORFF, contradictions, published
+from understudy.report.sections.quality import ALL, EXTRACTORS
+from understudy.report.tables import (
+    IDENTITY,
+    INTERVAL,
+    Summary,
+    Table,
+    about,
+    class_columns,
+    collapsed_of,
+    identity,
+    main_entry,
+    mean_name,
+    resampling,
+    score_rows,
+)
 
 PAPER = str(EmptyPolicy.PAPER)
 COHORTS = {"brats2020": "BraTS 2020", "brats2021": "BraTS 2021"}
@@ -31,6 +45,23 @@ SCORES = {
 INCEPTION = "inception2015"
 FID, IS = (INCEPTION, "frechet_distance"), (INCEPTION, "inception_score")
 CHANNELS = ("t1wgd", "t1gd", "t1ce", "t1c")  # names of the channel that the paper's FID is of
+
+
+def section(content: Content) -> Section:
+    """Tables 1 to 9, as far as the study has them, the paper's own values beside ours."""
+    data = content.data
+    found = [quality_table(data), reading_table(data), recipe_table(data)]
+    made = [*paper_tables(data, content.rows, content.summary), *(t for t in found if t is not None)]
+    words = "Numbered as in Akbar et al., “Brain tumor segmentation using synthetic MR images”."
+    cohort = COHORTS.get(dataset_of(data))
+    if cohort:
+        words += f" The published values for {cohort} are beside ours; the paper's networks, slices and training times"
+        words += " differ from those of this study, so a difference is no error by itself."
+    blocks: list[Block] = [words, *sorted(made, key=lambda t: t.key)]
+    blocks += missing([] if made else ["There is nothing to tabulate."])
+    if cohort and (found_there := contradictions()):
+        blocks.append(Details("Where the paper's own tables contradict each other", [Bullets(found_there)]))
+    return Section("paper", "The paper's tables", "As in the paper", blocks)
 
 
 def dataset_of(data: ReportData) -> str:
@@ -78,7 +109,7 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
     """Table 3, 4, 8 or 9."""
     caption, word, digits, _, places = SCORES[metric]
     dataset = dataset_of(data)
-    keys, names = base.class_columns(data, [])
+    keys, names = class_columns(data, [])
     paper: dict[tuple[Any, ...], float] = {}
     if dataset:
         frame = published(places[dataset]).dropna(subset="value")
@@ -86,19 +117,19 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
         paper = {(*k, name.lower()): float(v) for *k, name, v in columns.itertuples(index=False, name=None)}
     planned = data.planned.groupby("setting")["repeat"].nunique().to_dict() if len(data.planned) else {}
     # where a training is missing somewhere, a column says how many there are
-    incomplete = any(base.collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
-    extra, scores = base.score_rows(data, settings, summary, keys, metric, digits, scope, PAPER)
+    incomplete = any(collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
+    extra, scores = score_rows(data, settings, summary, keys, metric, digits, scope, PAPER)
     rows = []
     for s, entries, cells, known in scores:
-        there = base.collapsed_of(data, s)[1]
+        there = collapsed_of(data, s)[1]
         theirs = [paper.get((*_row_of_paper(data, s), k.lower()), math.nan) for k in keys]
-        own, other = float(base.main_entry(keys, entries)["value"]), theirs[-1] if MEAN in keys else theirs[0]
+        own, other = float(main_entry(keys, entries)["value"]), theirs[-1] if MEAN in keys else theirs[0]
         beside = [number(other, digits), number(own - other, digits, "+")] if paper else []
         trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
-        known = base.about(data, s) | {"planned": planned.get(s.id)} | known
+        known = about(data, s) | {"planned": planned.get(s.id)} | known
         for k, e, t in zip(keys, entries, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
-        rows.append(([*base.identity(s), *trainings, *cells, *beside], known))
+        rows.append(([*identity(s), *trainings, *cells, *beside], known))
     note = (
         ("Kept slices only are stacked and scored" if scope == KEPT else "All slices are scored")
         + ", a class empty in the truth and the prediction leaves the mean"
@@ -108,11 +139,11 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
     if dataset:
         note += f" Paper: the printed mean for {COHORTS[dataset]}; difference: ours minus it. The CSV has each class."
     note += " –: no score." if len(data.every_setting) > len(data.settings) else ""
-    header = [*base.IDENTITY, *(["Trainings"] if incomplete else []), *names, *extra]
+    header = [*IDENTITY, *(["Trainings"] if incomplete else []), *names, *extra]
     header += ["Paper", "Difference"] if paper else []
     place = places[dataset or "brats2020"]
     caption = f"Table {place}: {caption}, as the paper counts"
-    return Table.of(f"table{place}_{word.lower()}", caption, note, header, rows, len(base.IDENTITY))
+    return Table.of(f"table{place}_{word.lower()}", caption, note, header, rows, len(IDENTITY))
 
 
 def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame, scope: str) -> Table | None:
@@ -127,16 +158,16 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
         share = low = high = math.nan
         if baseline is not None and {s.id, baseline.id} <= present:
             try:
-                found = relative_dice(scored, s.id, baseline.id, **base.resampling(data, scope))
+                found = relative_dice(scored, s.id, baseline.id, **resampling(data, scope))
                 share, low, high = found.value, found.low, found.high
             except UnderstudyError:
                 pass  # not the same patients: the dash says so, and the page lists why
         other = paper.get(_row_of_paper(data, s), math.nan)
         span = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
         beside = [percent(other, 2), number(100 * (share - other), 2, "+")] if paper else []
-        known = base.about(data, s) | {"relative_dice": share, "low": low, "high": high}
+        known = about(data, s) | {"relative_dice": share, "low": low, "high": high}
         known |= {"published": other, "difference": share - other} if paper else {}
-        made.append(([*base.identity(s), percent(share, 2), span, *beside], known))
+        made.append(([*identity(s), percent(share, 2), span, *beside], known))
     if not made:
         return None
     note = (
@@ -144,7 +175,7 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
         " augmentation; interval by patient."
         + (f" Paper: Table 5, {COHORTS[dataset]}; difference in percentage points." if paper else "")
     )
-    header = [*base.IDENTITY, "Relative Dice", INTERVAL, *(["Paper", "Difference"] if paper else [])]
+    header = [*IDENTITY, "Relative Dice", INTERVAL, *(["Paper", "Difference"] if paper else [])]
     return Table.of("table5_relative_dice", "Table 5: relative Dice", note, header, made, 4)
 
 
@@ -184,7 +215,7 @@ def ranks_table(data: ReportData, settings: list[Setting], summary: Summary, sco
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
             ending, kind = "aug" if augmented else "noaug", data.kind_of("segmenters", segmenter)
-            values = (summary.pick(s.id, metric, base.mean_name(data), scope, PAPER)["value"] for s in mine)
+            values = (summary.pick(s.id, metric, mean_name(data), scope, PAPER)["value"] for s in mine)
             cost = {s.generator: sign * float(v) for s, v in zip(mine, values, strict=True)}
             heading = f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug.")
             columns[f"{metric}_{segmenter}_{ending}"] = heading, f"{metric} {kind} {ending}", cost
@@ -237,10 +268,8 @@ def quality_table(data: ReportData) -> Table | None:
     values, dataset = _values_of(data), dataset_of(data)
     if not values:
         return None
-    titles = [
-        {FID: "FID", IS: "IS"}.get((extractor, metric), f"{METRICS[metric].name}, {EXTRACTORS.get(extractor, extractor)}")
-        for extractor, metric in values
-    ]
+    titles = [f"{label_of(metric).name}, {EXTRACTORS.get(extractor, extractor)}" for extractor, metric in values]
+    titles = [{FID: "FID", IS: "IS"}.get(key, title) for key, title in zip(values, titles, strict=True)]
     theirs = published(2)
     theirs = theirs[theirs["dataset"] == dataset].set_index("generator")[["fid", "is"]]
     rows = []
@@ -322,7 +351,7 @@ def recipe_table(data: ReportData) -> Table | None:
     return Table.of("table7_recipes", "Table 7: recipes, hardware, training times", note, header, rows, 2)
 
 
-def _recipe_of_paper(row: dict[str, Any] | None) -> str:
+def _recipe_of_paper(row: dict[Any, Any] | None) -> str:
     if row is None:
         return "–"
     kimg = f"{row['kimg']} kimg" if str(row["kimg"]) else "–"
