@@ -57,6 +57,8 @@ class NetworkType(GeneratorType):
     # Operations of a training step that reaches half of a CPU's speed, measured: small steps wait between operations,
     # and longer the more of these a network has.
     half_saturation: ClassVar[float] = 1.5e10
+    # Forward passes that the training on an image costs: of the generator, the discriminator; a backward pass is two.
+    passes: ClassVar[tuple[float, float]] = (3, 0)
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,9 +100,11 @@ class NetworkType(GeneratorType):
     def count_generator(self, generator: Any, images: Tensor) -> int:
         """Operations of a forward pass that makes, or denoises, such images."""
 
-    @abstractmethod
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
-        """Operations of the whole training. A backward pass costs two forward ones."""
+        """Operations of the whole training."""
+        cost = costs(config)
+        an_image = self.passes[0] * cost.forward + self.passes[1] * cost.scores
+        return float(training.kimg * 1000 * an_image)
 
     def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
         """Operations of one sample."""
@@ -112,17 +116,14 @@ class GanType(NetworkType):
 
     state = GanState
     truncation = True
+    # G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third
+    passes = (4 * 4 / 3, 9 * 4 / 3)
 
     def count_generator(self, generator: Any, images: Tensor) -> int:
         """Operations from latents to images of the full size."""
         latents = torch.empty(len(images), generator.latents(0, 0, 1).shape[1])
         full_size = {"level": 0.0} if hasattr(generator, "level") else {}  # as a buffer has no value here
         return count_operations(generator, latents, **full_size)
-
-    def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
-        """G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third."""
-        cost = costs(config)
-        return float(training.kimg * 1000 * (4 * cost.forward + 9 * cost.scores) * 4 / 3)
 
     def supports_membership_inference(self, folder: Path) -> bool:
         """Whether the discriminator was kept."""
@@ -146,6 +147,8 @@ class GanType(NetworkType):
 class GrowingGanType(GanType):
     """A GAN whose resolution grows."""
 
+    passes = (4, 18)  # a penalty in every step differentiates twice: 9 D more than without
+
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
         """Each resolution for its time; while one fades in, the networks already work at its size."""
         work, left, resolution = 0.0, training.kimg * 1000, max(4, training.start_resolution)
@@ -154,8 +157,7 @@ class GrowingGanType(GanType):
             cost, shrink = costs(config.model_copy(update={"resolution": built})), (built // resolution) ** 2
             last = resolution >= config.resolution
             shown = left if last else min(left, (training.stabilise_kimg + training.fade_kimg) * 1000)
-            # a penalty in every step differentiates twice: 9 D more than without
-            work += shown * (4 * (cost.forward // shrink) + 18 * (cost.scores // shrink))
+            work += shown * (self.passes[0] * (cost.forward // shrink) + self.passes[1] * (cost.scores // shrink))
             left -= shown
             if left <= 0 or last:
                 return work
@@ -202,10 +204,6 @@ class DiffusionType(NetworkType):
     def count_generator(self, generator: Any, images: Tensor) -> int:
         """Operations of one denoising step."""
         return count_operations(generator, images, torch.empty(len(images), dtype=torch.int64))
-
-    def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
-        """Forward and backward, once an image."""
-        return float(3.0 * training.kimg * 1000 * costs(config).forward)
 
     def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
         """Operations of all steps of the sampler."""

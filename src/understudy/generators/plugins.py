@@ -7,6 +7,7 @@ of a trained plug-in is like that of any generator, with a folder `plugin` of it
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import time
@@ -71,9 +72,6 @@ class TrainingSlices:
         images, labels = self._slices.read(np.atleast_1d(chosen))
         joint = encode(images, labels, self.classes, self._annotation).numpy()
         return joint[0] if np.ndim(chosen) == 0 else joint
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.float32, copy=False)
@@ -208,22 +206,18 @@ class PluginType(GeneratorType):
 class PluginGenerator:
     """A trained plug-in with the methods of a network that others use: `sample` and `to`."""
 
-    def __init__(self, plugin: PluginType, folder: Path, model: Mapping[str, int]) -> None:
-        self._plugin, self._folder, self._device, self._instance = plugin, folder, "cpu", None
-        self._shape = (BLOCK, model["channels"], model["resolution"], model["resolution"])
+    def __init__(self, plugin: PluginType, folder: Path, model: Mapping[str, int], device: str = "cpu") -> None:
+        self._plugin, self._folder, self._model, self._device = plugin, folder, model, device
 
     def to(self, device: torch.device) -> PluginGenerator:
-        """Where it is to compute, as far as the plug-in can."""
-        self._device, self._instance = str(device), None
-        return self
+        """The same where it is to compute, as far as the plug-in can."""
+        return PluginGenerator(self._plugin, self._folder, self._model, str(device))
 
-    @property
+    @functools.cached_property
     def instance(self) -> Any:
         """The plug-in's own object."""
-        if self._instance is None:
-            with plugin_errors(self._plugin, "read its folder"):
-                self._instance = self._plugin.implementation(folder=self._folder, device=self._device)
-        return self._instance
+        with plugin_errors(self._plugin, "read its folder"):
+            return self._plugin.implementation(folder=self._folder, device=self._device)
 
     def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
         """Samples start ... start + count - 1 of a seed, float32 [count, C + A, R, R].
@@ -241,8 +235,9 @@ class PluginGenerator:
         instance, own_seed = self.instance, int(np.random.SeedSequence([seed, block]).generate_state(1)[0]) >> 1
         with plugin_errors(self._plugin, "sample"):
             joint = torch.as_tensor(instance.sample(count=BLOCK, seed=own_seed)).detach().float().cpu()
-        if tuple(joint.shape) != self._shape:
-            problem = f"an array of shape {tuple(joint.shape)}, not {self._shape}"
+        shape = (BLOCK, self._model["channels"], self._model["resolution"], self._model["resolution"])
+        if tuple(joint.shape) != shape:
+            problem = f"an array of shape {tuple(joint.shape)}, not {shape}"
         elif not bool(joint.isfinite().all()):
             problem = "values that are NaN or infinite"
         elif float(joint.abs().max()) > FARTHEST or float(joint.min()) >= 0:

@@ -37,13 +37,9 @@ def sample_set(
     Args:
         model_dir: folder of a finished training, or of several: sample i then comes from generator i mod k (Larsson
             et al. found that segmenters gain by an ensemble).
-        count: number of slices.
         seed: of the latents; sample i of a seed is the same whatever `count` and `batch`.
-        out: folder of the set.
         batch: slices between two writes.
         psi: truncation, 1 for none.
-        device: "auto", "cpu", "cuda", ...
-        progress: show it.
         sampler: of diffusion models; None for the default one.
 
     Returns:
@@ -51,7 +47,7 @@ def sample_set(
         (mean distance of the annotation to the code it was given, grey values).
 
     Raises:
-        UnderstudyError: unfinished or damaged generator, generators that do not fit together, count below 1, a
+        UnderstudyError: unfinished or damaged generator, generators that do not fit together, no samples wanted, a
             sampler for a GAN, another set at `out`, disk full.
         Interrupted: SIGTERM or SIGINT; whole shards are kept.
     """

@@ -16,7 +16,7 @@ from understudy.generators import registry as models
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.networks.unet import Attention, DiffusionConfig, UNet, build, sinusoids
-from understudy.generators.official.weights import diffusion_config, load_official_arrays
+from understudy.generators.official.weights import load_official_arrays, unet_config
 
 SMALL: dict[str, Any] = {"resolution": 16, "model_channels": 8, "num_res_blocks": 1, "num_heads": 2}
 
@@ -271,7 +271,7 @@ NETWORK: dict[str, Any] = {
         {},
         {"resblock_updown": False, "attention_resolutions": (4,), "channel_mult": (0.5, 1, 2)},
         {"use_scale_shift_norm": False, "num_res_blocks": 1, "out_channels": 3, "learn_sigma": False},
-        {"image_size": 64, "use_new_attention_order": True, "num_head_channels": -1, "num_heads": 2},
+        {"image_size": 64, "use_new_attention_order": True, "num_head_channels": 8},
     ],
 )
 def test_official_weights_of_other_architectures(changes: dict[str, Any]) -> None:
@@ -295,31 +295,18 @@ def test_wrong_official_weights_are_named() -> None:
         load_official_arrays(NETWORK, weights | {"M/out.2.bias": np.zeros(5)})
 
 
-def test_arguments_of_the_official_network() -> None:
-    network = {
-        "image_size": 256, "in_channels": 5, "out_channels": 5, "model_channels": 64, "num_res_blocks": 3,
-        "attention_resolutions": (16, 32), "channel_mult": (1, 1, 2, 2, 4, 4), "num_heads": 4, "steps": 4000,
-        "use_scale_shift_norm": True, "rescale_learned_sigmas": False,
-    }  # fmt: skip
-    ours = diffusion_config(network)
-    assert ours == DiffusionConfig(rescale_vlb=False, channel_mult=(1, 1, 2, 2, 4, 4))
-    assert ours.widths == DiffusionConfig().widths
-    assert diffusion_config({"image_size": 64, "in_channels": 3, "out_channels": 6}).learn_sigma
-    # Rates that the network never has, although 256 // 80 is 3 and 256 // 120 is one of its edges.
-    assert diffusion_config(network | {"attention_resolutions": (80, 120, 4)}).attention_resolutions == (64,)
-
-
 @pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"num_classes": 10}, "num_classes = 10"),
-        ({"conv_resample": False}, "conv_resample"),
-        ({"wings": 2}, "unknown argument"),
-        ({"out_channels": 4}, "4 outputs for 3"),
-        ({"out_channels": 3}, "learn_sigma"),
-        ({"num_head_channels": -1, "num_heads_upsample": 7}, "on the way up"),
-    ],
+    ("told", "words"),
+    [({"wings": 2}, "wings"), ({"num_heads": 2}, "--head-channels"), ({"noise_schedule": "none"}, "noise_schedule")],
 )
-def test_arguments_that_are_not_understood_are_refused(wrong: dict[str, Any], words: str) -> None:
+def test_arguments_that_are_not_understood_are_refused(told: dict[str, Any], words: str) -> None:
+    weights = {f"M/{n}": np.zeros(s, np.float32) for n, s in official_shapes(NETWORK).items()}
     with pytest.raises(UnderstudyError, match=words):
-        diffusion_config(NETWORK | wrong)
+        load_official_arrays(NETWORK | told, weights)
+
+
+def test_the_size_follows_from_the_official_widths_if_it_is_not_told() -> None:
+    arguments = NETWORK | {"channel_mult": (1, 2, 3, 4)}
+    weights = {f"M/{n}": np.zeros(s, np.bool_) for n, s in official_shapes(arguments).items()}
+    config = unet_config(weights, {"steps": 10, "noise_schedule": "cosine"})
+    assert (config.resolution, config.attention_resolutions) == (64, (32, 8))

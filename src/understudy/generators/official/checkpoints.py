@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +39,6 @@ _WRONG = [
     (rb"\x1f\x8b|BZ|\xfd7zXZ\x00|.{257}ustar", "an archive: unpack it and give the checkpoint inside"),
     (rb"\x89HDF", "an HDF5 file, not a checkpoint of the five models"),
 ]
-_UNET = "give a model of guided-diffusion's U-Net without labels, trained with convolutions for resampling"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Checkpoint:
     kind: str  # as `load_official_arrays` knows it: "progan", "sg1", "sg2", "sg3t", "sg3r", "diffusion"
     source: str  # the repository whose format it is
     network: str  # official name of the generator's function or class
-    arguments: dict[str, Any]  # of the networks, by their official names; of a U-Net what its weights tell
+    arguments: dict[str, Any]  # of the networks, by their official names; a diffusion model's file has none
     ema: Arrays  # the exponential moving average of the generator
     discriminator: Arrays = field(default_factory=dict)
     taken: str = ""  # where `ema` was found in a file that holds more
@@ -110,8 +110,8 @@ def _parse(content: IO[bytes]) -> Any:
     return Machine(content, limits, inner=inner).run()
 
 
-def _storage_of(identifier: Any) -> pickles.Storage:
-    # an empty storage for the persistent id ("storage", type, key, device, count[, view])
+def _storage(storages: dict[str, pickles.Storage], identifier: Any) -> pickles.Storage:
+    # that of the persistent id ("storage", type, key, device, count[, view]), at first empty
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise Refusal("an object outside of the file")
     _, kind, key, _, count = identifier[:5]
@@ -120,20 +120,16 @@ def _storage_of(identifier: Any) -> pickles.Storage:
         raise Refusal("a storage of an unknown form")
     if len(identifier) == 6 and identifier[5] is not None:
         raise Refusal("a view of a storage, which only PyTorch before 0.4 wrote")
-    return pickles.Storage(pickles.STORAGES[name], count)
+    return storages.setdefault(key, pickles.Storage(pickles.STORAGES[name], count))
 
 
 def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
     # five pickles (magic number, version, machine, object, keys), then each storage as count and values
     storages: dict[str, pickles.Storage] = {}
-
-    def storage(identifier: Any) -> pickles.Storage:
-        return storages.setdefault(identifier[2], _storage_of(identifier))
-
     if (Machine(stream, limits).run(), Machine(stream, limits).run()) != (_MAGIC, _VERSION):
         raise ValueError("another version of torch.save")
     require(Machine(stream, limits).run().get("little_endian") is True, "the byte order of a big-endian machine")
-    result = Machine(stream, limits, storage).run()  # only the object itself may hold tensors
+    result = Machine(stream, limits, partial(_storage, storages)).run()  # only the object itself may hold tensors
     for key in Machine(stream, limits).run():
         made = storages[key]
         count = int.from_bytes(stream.read(8), "little")
@@ -159,11 +155,10 @@ def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
             return archive.read(entry)
 
         def storage(identifier: Any) -> pickles.Storage:
-            made, key = _storage_of(identifier), identifier[2]
-            if key not in storages:
-                made.data = member(f"data/{key}")
-                storages[key] = made
-            return storages[key]
+            made = _storage(storages, identifier)
+            if made.data is None:
+                made.data = member(f"data/{identifier[2]}")
+            return made
 
         if folder + "byteorder" in archive.namelist():
             require(member("byteorder") == b"little", "the byte order of a big-endian machine")
@@ -189,8 +184,7 @@ def collect(content: Any) -> Checkpoint:
         place, weights = (averaged or found)[0]
         arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
         others = tuple(other for other, _ in found if other != place)
-        arguments = unet_arguments(arrays)
-        return Checkpoint("diffusion", "guided-diffusion", "UNetModel", arguments, arrays, taken=place, left=others)
+        return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)
     problem, fix = "the file holds something else than the networks of an official model", _OFFICIAL
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
         problem = "a state dictionary, but not of guided-diffusion's U-Net"
@@ -325,8 +319,6 @@ def _module_arguments(module: Module) -> dict[str, Any]:
     return arguments | ({"conv_clamp": clamps.pop()} if clamps else {})
 
 
-# --- guided-diffusion's U-Net: what a .pt holds besides it, and the architecture from names and shapes of weights ---
-
 _FIRST, _SECOND = "time_embed.0.weight", "input_blocks.0.0.weight"  # by which the U-Net is known
 
 
@@ -344,47 +336,3 @@ def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dic
     if len(place) < 3:  # dictionaries inside each other, without end perhaps
         for key, value in inside.values():
             yield from _unets(value, (*place, key[:40]))
-
-
-def unet_arguments(weights: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Official arguments of the U-Net with these weights ("M/..." or without prefix).
-
-    What weights cannot tell is left out: the resolution, the heads of the attention, the steps and the noise schedule.
-
-    Raises:
-        UnderstudyError: the weights are of another form than the U-Net's.
-    """
-    shapes = {name.removeprefix("M/"): array.shape for name, array in weights.items()}
-    if "label_emb.weight" in shapes:
-        raise UnderstudyError("the model is conditioned on labels, which is not supported", fix=_UNET)
-    try:
-        channels, unit = shapes["input_blocks.0.0.weight"][1], shapes["time_embed.0.weight"][1]
-        outputs = shapes["out.2.weight"][0]
-        if outputs not in (channels, 2 * channels):
-            raise ValueError(f"{outputs} outputs for {channels} channels")
-        # Residual blocks of one level: on the way up a level has one more, and its last one is followed by a doubling.
-        doubled = _blocks(shapes, r"output_blocks\.(\d+)\.[12]\.(conv|in_layers)\.")
-        blocks = min(doubled, default=len(_blocks(shapes, r"output_blocks\.(\d+)\.0\.")) - 1)
-        widths, attending = [], []  # of each level; the halvings (1, 2, 4, ...) at which there is attention
-        count = 1 + max(_blocks(shapes, r"input_blocks\.(\d+)\."))
-        for level in range(count // (blocks + 1)):
-            first = 1 + level * (blocks + 1)
-            widths.append(shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0])
-            if f"input_blocks.{first}.1.qkv.weight" in shapes:
-                attending.append(2**level)
-        if count != len(widths) * (blocks + 1):
-            raise ValueError(f"{count} input blocks")
-        return {
-            "in_channels": channels, "out_channels": outputs, "learn_sigma": outputs == 2 * channels,
-            "model_channels": unit, "num_res_blocks": blocks, "attention_resolutions": tuple(attending),
-            "channel_mult": tuple(w // unit if w % unit == 0 else w / unit for w in widths),
-            "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
-            "resblock_updown": len(widths) > 1 and f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in shapes,
-        }  # fmt: skip
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        problem = f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})"
-        raise UnderstudyError(problem, fix=_UNET) from error
-
-
-def _blocks(shapes: Mapping[str, Any], pattern: str) -> set[int]:
-    return {int(match[1]) for name in shapes if (match := re.match(pattern, name))}

@@ -28,8 +28,6 @@ _AUTHORS_ORDER = {
     "sg1": "T1wGd,T1w,FLAIR,T2w (their sampling script names the first two the other way round: look at samples)",
     **dict.fromkeys(("sg2", "sg3t", "sg3r", "diffusion"), "T1w,T2w,FLAIR,T1wGd"),
 }
-# Widths of the U-Net -> the resolution for which guided-diffusion has them by default.
-_RESOLUTIONS = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
 _ORIGIN = "check where the file comes from"
 
 
@@ -46,13 +44,9 @@ class Imported:
 
 
 def import_checkpoint(
-    path: str | Path,
-    out: str | Path,
-    channels: Sequence[str] | None,
-    classes: Sequence[LabelClass] = BRATS_CLASSES,
-    annotation: Annotation = "coded",
-    diffusion: Mapping[str, Any] | None = None,
-) -> Imported:
+    path: str | Path, out: str | Path, channels: Sequence[str] | None, classes: Sequence[LabelClass] = BRATS_CLASSES,
+    annotation: Annotation = "coded", diffusion: Mapping[str, Any] | None = None,
+) -> Imported:  # fmt: skip
     """Converts an official checkpoint; nothing in the file is executed, and TensorFlow is not needed.
 
     Args:
@@ -61,9 +55,7 @@ def import_checkpoint(
         out: folder for the generator; an earlier import of the same file is left as it is.
         channels: names of the image channels in the order of the model; the annotation follows them.
         classes: of the annotation, background first.
-        diffusion: what a .pt does not tell, by official names: steps and noise_schedule always, image_size where the
-            widths are not guided-diffusion's own, num_heads (default 4) or num_head_channels, use_new_attention_order,
-            rescale_timesteps.
+        diffusion: what a .pt does not tell, see `weights.unet_config`.
 
     Raises:
         UnderstudyError: the file is damaged, asks for something forbidden, or is of no model or form that can be
@@ -80,8 +72,8 @@ def import_checkpoint(
     with _naming(path):
         checkpoint = collect(content)
         arguments = _arguments(checkpoint, {k: v for k, v in (diffusion or {}).items() if v is not None})
-        names = _checked_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation))
         model: Any = load_official_arrays(arguments, checkpoint.ema | checkpoint.discriminator)
+        names = _checked_channels(checkpoint.kind, model, channels, annotation_channels(classes, annotation))
     source = {"file": path.name, "sha256": sha256_file(path), "format": checkpoint.source,
               "network": checkpoint.network}  # fmt: skip
     if checkpoint.taken:
@@ -95,7 +87,7 @@ def import_checkpoint(
     if not is_finished(folder, identity):
         discriminator = model.discriminator if checkpoint.discriminator else None
         save_model(folder, model.generator, record | {"torch": torch.__version__, "identity": identity}, discriminator)
-    notes = _notes(checkpoint, arguments, model, path)
+    notes = _notes(checkpoint, model, path)
     return Imported(folder, model.config.kind, checkpoint.source, model.config.resolution, names, notes)
 
 
@@ -147,7 +139,7 @@ def _arguments(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, An
     # kind and arguments of the model: what the file tells within what its arrays can fill, and what was given
     arguments = {"kind": checkpoint.kind, **checkpoint.arguments}
     if checkpoint.kind == "diffusion":
-        return _with_given(arguments, given)
+        return {**arguments, **given}
     if given:
         problem = f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself"
         raise UnderstudyError(problem, fix="leave options that say `.pt only` to guided-diffusion's .pt")
@@ -166,37 +158,15 @@ def _arguments(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, An
     return arguments
 
 
-def _with_given(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    # guided diffusion: weights tell neither the process nor the heads
-    if "image_size" not in given and arguments["channel_mult"] in _RESOLUTIONS:
-        arguments["image_size"] = _RESOLUTIONS[arguments["channel_mult"]]
-    needed = {"image_size": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
-    if missing := [option for name, option in needed.items() if name not in arguments and name not in given]:
-        problem = f"a .pt holds only weights, which do not tell {', '.join(missing)}"
-        paper = "the paper's authors used --resolution 256 --steps 4000 --schedule linear"
-        own = "guided-diffusion's own defaults are --steps 1000 --schedule linear"
-        raise UnderstudyError(problem, fix=f"add {' '.join(missing)} as in the training: {paper}, {own}")
-    if {"num_heads", "num_head_channels"} <= set(given):
-        raise UnderstudyError("both --heads and --head-channels are given", fix="give the one of the training")
-    heads = {} if "num_head_channels" in given else {"num_heads": 4}
-    return {**arguments, **heads, **given}
-
-
-def _checked_channels(
-    checkpoint: Checkpoint, arguments: Mapping[str, Any], names: Sequence[str] | None, drawn: int
-) -> tuple[str, ...]:
+def _checked_channels(kind: str, model: Any, names: Sequence[str] | None, drawn: int) -> tuple[str, ...]:
     # the names, as many as the model has channels besides the `drawn` ones of the annotation
-    count = next((arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments), None)
-    if type(count) is not int:
-        raise UnderstudyError("the file does not tell its channels")
-    images = count - drawn  # channels of the image, without the annotation
+    count = model.config.channels
+    images = count - drawn
     if images < 1:
         problem = f"the model has {count} channels, too few for an image and {drawn} of the annotation"
         fix = "only models that draw an annotation with the image can be imported; see --annotation and --classes"
         raise UnderstudyError(problem, fix=fix)
-    order = (
-        f"the models of the paper's authors on AIDA data hub have, for this model, {_AUTHORS_ORDER[checkpoint.kind]}"
-    )
+    order = f"the models of the paper's authors on AIDA data hub have, for this model, {_AUTHORS_ORDER[kind]}"
     if names is None:
         problem = f"the names of the {images} image channels are needed: the file does not tell them"
         raise UnderstudyError(problem, fix=f"add --channels with the names in the order of the training; {order}")
@@ -216,7 +186,7 @@ def _progress(name: str) -> dict[str, Any]:
     return {"kimg": None}
 
 
-def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, path: Path) -> tuple[str, ...]:
+def _notes(checkpoint: Checkpoint, model: Any, path: Path) -> tuple[str, ...]:
     notes = []
     if (level := float(getattr(model.generator, "level", 0))) > 0:
         growing = f"the network was still growing, {level:g} doublings below its full resolution"
@@ -227,8 +197,8 @@ def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, pat
     if checkpoint.kind == "diffusion":
         if re.match(r"model\d+\.pt", path.name):
             notes.append("these are the raw weights of the training; ema_*.pt of the same step usually samples better")
-        if "num_heads" in arguments:
-            notes.append(f"attention with {arguments['num_heads']} heads (--heads): the weights do not tell how many")
+        if model.config.num_head_channels is None:
+            notes.append(f"attention with {model.config.num_heads} heads (--heads): the weights do not tell how many")
     elif not checkpoint.discriminator:
         notes.append("the file has no discriminator")
     return tuple(notes)

@@ -95,15 +95,13 @@ class Array:
 
     def restore(self, state: Any) -> None:
         """Takes (version, shape, dtype, whether in Fortran's order, data)."""
-        require(isinstance(state, tuple) and len(state) == 5, "a NumPy array of an unknown form")
         _, shape, dtype, fortran, data = state
         self.value = self.create(data, dtype, shape, "F" if fortran else "C").value
 
     def array(self) -> NDArray[Any]:
         """The values."""
-        if self.value is None:
-            raise Refusal("a NumPy array without values")
-        return self.value
+        require(self.value is not None, "a NumPy array without values")
+        return self.value  # type: ignore[return-value]
 
 
 def _count(shape: Any) -> int:
@@ -187,8 +185,7 @@ class Module:
         """`torch_utils.persistence._reconstruct_persistent_obj(meta)`, which would execute the source."""
         require(isinstance(meta, dict) and meta.get("type") == "class", "a persistent object of an unknown form")
         name, state = meta.get("class_name"), meta.get("state")
-        if not isinstance(name, str) or not isinstance(state, dict):
-            raise Refusal("a persistent object without class or state")
+        require(isinstance(name, str) and isinstance(state, dict), "a persistent object without class or state")
         return cls(name, state)
 
 
@@ -202,9 +199,8 @@ def _key(value: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refusal("an encoding other than latin1")
-    return text.encode("latin1")
+    require(isinstance(text, str) and encoding in ("latin1", "latin-1"), "an encoding other than latin1")
+    return text.encode("latin1")  # type: ignore[no-any-return]
 
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
@@ -269,7 +265,7 @@ def _named(text: str) -> Name:
 
 # --- the machine ---
 
-# Operations whose argument is the value, and those that stand for a value.
+# operations whose argument is the value, and those that stand for a value
 _VALUES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
@@ -283,9 +279,6 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 
 def _paired(items: list[Any]) -> dict[Any, Any]:
     return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
-
-
-_GATHERED: dict[str, Callable[[list[Any]], Any]] = {"TUPLE": tuple, "LIST": list, "DICT": _paired}
 
 
 @dataclass
@@ -333,8 +326,9 @@ class Machine:
             case "POP_MARK":
                 self._since_mark()
             case "TUPLE" | "LIST" | "DICT":
+                kind: Any = {"TUPLE": tuple, "LIST": list, "DICT": _paired}[operation]
                 items = self._since_mark()
-                self.stack.append(_GATHERED[operation](items))
+                self.stack.append(kind(items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 items = [stack.pop() for _ in range(int(operation[-1]))]
                 stack.append(tuple(reversed(items)))

@@ -212,12 +212,10 @@ def _load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.
         ("dlatent_avg", "mapping.w_avg"),
         (r"G_mapping/Dense(\d+)/(weight|bias)", r"mapping.layers.\1.\2"),
         ("G_synthesis/4x4/Const/const", "blocks.0.const"),
-        (
-            r"G_synthesis/(\d+)x\1/(Const|Conv|Conv0_up|Conv1)/((?:Noise/|StyleMod/)?weight|(?:StyleMod/)?bias)",
-            lambda m: f"blocks.{_stage(m[1])}." + ours[m[3]].format(int(m[2] in ("Conv1", "Conv"))),
-        ),
+        (r"G_synthesis/(\d+)x\1/(Const|Conv|Conv0_up|Conv1)/((?:Noise/|StyleMod/)?weight|(?:StyleMod/)?bias)",
+         lambda m: f"blocks.{_stage(m[1])}." + ours[m[3]].format(int(m[2] in ("Conv1", "Conv")))),
         (r"G_synthesis/noise(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.style{int(m[1]) % 2}.noise_const"),
-    ]
+    ]  # fmt: skip
     _fill_tf(model, weights, rules, layout)
     return model
 
@@ -268,9 +266,7 @@ def _fill_torch(model: stylegan2.StyleGan2 | stylegan3.StyleGan3, weights: Array
         rules = [
             (r".*resample_filter", None),
             (r"b(\d+)\.fromrgb\.(weight|bias)", lambda m: f"blocks.{top - _stage(m[1])}.from_image.{m[2]}"),
-            (r"b4\.conv\.(weight|bias)", r"conv.\1"),
-            (r"b4\.fc\.(weight|bias)", r"dense.\1"),
-            (r"b4\.out\.(weight|bias)", r"out.\1"),
+            (r"b4\.(conv|fc|out)\.(weight|bias)", lambda m: f"{m[1].replace('fc', 'dense')}.{m[2]}"),
             (r"b(\d+)\.(conv0|conv1|skip)\.(weight|bias)", lambda m: f"blocks.{top - _stage(m[1])}.{m[2]}.{m[3]}"),
         ]
         _fill(model.discriminator, judge, rules, "D")
@@ -337,17 +333,16 @@ def _load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> stylegan3.
 # --- guided diffusion (openai/guided-diffusion) ---
 
 _UNET_ARGUMENTS: Arguments = {
-    "image_size": "resolution", "in_channels": "channels", "model_channels": "model_channels",
-    "num_res_blocks": "num_res_blocks", "num_heads": "num_heads", "use_scale_shift_norm": "scale_shift_norm",
-    "resblock_updown": "resblock_updown", "dropout": "dropout", "steps": "steps", "noise_schedule": "noise_schedule",
-    "learn_sigma": "learn_sigma", "rescale_timesteps": "rescale_timesteps", "rescale_learned_sigmas": "rescale_vlb",
-    "num_classes": (None,), "dims": (2,), "conv_resample": (True,),
-    **dict.fromkeys(("kind", "use_checkpoint", "use_fp16")),
-    # converted one by one in `diffusion_config`
-    **dict.fromkeys(("attention_resolutions", "channel_mult", "num_head_channels", "use_new_attention_order")),
-    **dict.fromkeys(("out_channels", "num_heads_upsample")),
+    "image_size": "resolution", "steps": "steps", "noise_schedule": "noise_schedule", "num_heads": "num_heads",
+    "num_head_channels": "num_head_channels", "rescale_timesteps": "rescale_timesteps",
+    "use_new_attention_order": (True, False),
+    # read off the weights
+    **dict.fromkeys(("kind", "in_channels", "model_channels", "out_channels", "num_res_blocks", "channel_mult")),
+    **dict.fromkeys(("attention_resolutions", "use_scale_shift_norm", "resblock_updown", "learn_sigma")),
 }  # fmt: skip
-_UNET_DEFAULTS = {"num_heads": 1, "scale_shift_norm": False, "channel_mult": (1, 2, 4, 8), "steps": 1000}
+# Widths of the U-Net -> the resolution for which guided-diffusion has them by default.
+_RESOLUTIONS = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
+_UNET = "give a model of guided-diffusion's U-Net without labels, trained with convolutions for resampling"
 _UNET_LAYERS = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "film", "out_layers.0": "norm2",
     "out_layers.3": "conv2", "skip_connection": "skip", "norm": "norm", "qkv": "qkv", "proj_out": "project",
@@ -367,30 +362,64 @@ _UNET_RULES: Rules = [
 ]
 
 
-def diffusion_config(arguments: Mapping[str, Any]) -> unet.DiffusionConfig:
-    """Our configuration for the arguments of the official U-Net and its process."""
-    ours: dict[str, Any] = {**_UNET_DEFAULTS, **_ours(arguments, _UNET_ARGUMENTS)}
-    if "image_size" not in arguments:
-        raise UnderstudyError("the size of the images is not given", where="image_size")
-    ours["split_heads_first"] = not arguments.get("use_new_attention_order", False)
-    width, up = arguments.get("num_head_channels", -1), arguments.get("num_heads_upsample", -1)
-    if width not in (-1, None):
-        ours["num_head_channels"] = width
-    elif up not in (-1, None, arguments.get("num_heads")):
-        raise UnderstudyError("other heads on the way up are not supported", where="num_heads_upsample")
-    if "attention_resolutions" in arguments:
-        # Given as down-rates. The official network asks for the exact rate: others than powers of two are never met.
-        rates = [rate for rate in arguments["attention_resolutions"] if ours["resolution"] % rate == 0]
-        ours["attention_resolutions"] = tuple(ours["resolution"] // rate for rate in rates)
-    if "channel_mult" in arguments:
-        ours["channel_mult"] = tuple(float(factor) for factor in arguments["channel_mult"])
-    if (outputs := arguments.get("out_channels")) is not None:
-        channels = int(ours.setdefault("channels", outputs))
-        if outputs not in (channels, 2 * channels):
-            raise UnderstudyError(f"{outputs} outputs for {channels} channels", where="out_channels")
-        if ours.setdefault("learn_sigma", outputs == 2 * channels) != (outputs == 2 * channels):
-            raise UnderstudyError(f"learn_sigma contradicts {outputs} outputs for {channels} channels")
-    return unet.DiffusionConfig(**ours)
+def unet_config(weights: Arrays, told: Mapping[str, Any]) -> unet.DiffusionConfig:
+    """Our configuration of guided-diffusion's U-Net, from names and shapes of its weights, and what they do not tell.
+
+    Args:
+        weights: "M/...", see `load_official_arrays`.
+        told: by official names: steps and noise_schedule always, image_size where the widths are not guided-diffusion's
+            own, num_heads (default 4) or num_head_channels, use_new_attention_order, rescale_timesteps.
+
+    Raises:
+        UnderstudyError: the weights are of another form than the U-Net's, or something is not told.
+    """
+    ours = _ours(told, _UNET_ARGUMENTS)
+    ours["split_heads_first"] = not told.get("use_new_attention_order", False)
+    if {"num_heads", "num_head_channels"} <= told.keys():
+        raise UnderstudyError("both --heads and --head-channels are given", fix="give the one of the training")
+    shapes = {name.removeprefix("M/"): array.shape for name, array in weights.items()}
+    if "label_emb.weight" in shapes:
+        raise UnderstudyError("the model is conditioned on labels, which is not supported", "label_emb", _UNET)
+    try:
+        rates = _unet_shapes(shapes, ours)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        problem = f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})"
+        raise UnderstudyError(problem, fix=_UNET) from error
+    if ours["channel_mult"] in _RESOLUTIONS:
+        ours.setdefault("resolution", _RESOLUTIONS[ours["channel_mult"]])
+    needed = {"resolution": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
+    if missing := [option for name, option in needed.items() if name not in ours]:
+        problem = f"a .pt holds only weights, which do not tell {', '.join(missing)}"
+        paper = "the paper's authors used --resolution 256 --steps 4000 --schedule linear"
+        own = "guided-diffusion's own defaults are --steps 1000 --schedule linear"
+        raise UnderstudyError(problem, fix=f"add {' '.join(missing)} as in the training: {paper}, {own}")
+    return unet.DiffusionConfig(**ours, attention_resolutions=tuple(ours["resolution"] // rate for rate in rates))
+
+
+def _unet_shapes(shapes: Mapping[str, tuple[int, ...]], ours: dict[str, Any]) -> list[int]:
+    # puts the architecture into `ours`; the halvings (1, 2, 4, ...) at which there is attention
+    def blocks_with(pattern: str) -> set[int]:
+        return {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+
+    channels, unit = shapes["input_blocks.0.0.weight"][1], shapes["time_embed.0.weight"][1]
+    outputs = shapes["out.2.weight"][0]
+    if outputs not in (channels, 2 * channels):
+        raise ValueError(f"{outputs} outputs for {channels} channels")
+    # Residual blocks of one level: on the way up a level has one more, and its last one is followed by a doubling.
+    doubled = blocks_with(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers)\.")
+    blocks = min(doubled, default=len(blocks_with(r"output_blocks\.(\d+)\.0\.")) - 1)
+    count = 1 + max(blocks_with(r"input_blocks\.(\d+)\."))
+    firsts = range(1, count, blocks + 1)  # the first block of each level
+    if count != len(firsts) * (blocks + 1):
+        raise ValueError(f"{count} input blocks")
+    widths = [shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0] for first in firsts]
+    ours |= {
+        "channels": channels, "model_channels": unit, "learn_sigma": outputs == 2 * channels, "num_res_blocks": blocks,
+        "channel_mult": tuple(width / unit for width in widths),
+        "scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+        "resblock_updown": len(widths) > 1 and f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in shapes,
+    }  # fmt: skip
+    return [2**level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in shapes]
 
 
 def _load_diffusion(arguments: Mapping[str, Any], weights: Arrays) -> unet.Diffusion:
@@ -398,16 +427,12 @@ def _load_diffusion(arguments: Mapping[str, Any], weights: Arrays) -> unet.Diffu
         convolution = re.search(r"\.(qkv|proj_out)\.weight$", name) and array.ndim == 3  # of length 1
         return array[:, :, 0] if convolution else array
 
-    model = unet.build(diffusion_config(arguments))
+    model = unet.build(unet_config(weights, arguments))
     _fill(model.generator, _part(weights, "M/"), _UNET_RULES, "M", layout)
     return model
 
 
 _LOADERS: dict[str, Callable[[Mapping[str, Any], Arrays], nn.Module]] = {
-    "progan": _load_progan,
-    "sg1": _load_stylegan1,
-    "sg2": _load_stylegan2,
-    "sg3t": _load_stylegan3,
-    "sg3r": _load_stylegan3,
-    "diffusion": _load_diffusion,
-}
+    "progan": _load_progan, "sg1": _load_stylegan1, "sg2": _load_stylegan2, "sg3t": _load_stylegan3,
+    "sg3r": _load_stylegan3, "diffusion": _load_diffusion,
+}  # fmt: skip

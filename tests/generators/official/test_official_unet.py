@@ -11,8 +11,7 @@ import torch
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import DiffusionConfig, build
-from understudy.generators.official.checkpoints import unet_arguments
-from understudy.generators.official.weights import diffusion_config
+from understudy.generators.official.weights import unet_config
 
 _LAYERS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "film": "emb_layers.1", "norm2": "out_layers.0",
            "conv2": "out_layers.3", "skip": "skip_connection", "project": "proj_out"}  # fmt: skip
@@ -56,8 +55,7 @@ def test_the_architecture_is_read_off_the_weights(options: dict[str, Any]) -> No
              "attention_resolutions": (16,)}  # fmt: skip
     config = DiffusionConfig(**basis | options)
     told = {"image_size": config.resolution, "steps": 4000, "noise_schedule": "linear", "num_heads": 4}
-    found = diffusion_config({**unet_arguments(official_shapes(config)), **told})
-    assert found == config.model_copy(update={"rescale_vlb": found.rescale_vlb})
+    assert unet_config(official_shapes(config), told) == config
 
 
 def test_other_networks_are_refused() -> None:
@@ -71,4 +69,4 @@ def test_other_networks_are_refused() -> None:
         arrays | {"M/input_blocks.99.0.in_layers.0.weight": np.zeros(3)},
     ):
         with pytest.raises(UnderstudyError):
-            unet_arguments(wrong)
+            unet_config(wrong, {"image_size": 16, "steps": 1000, "noise_schedule": "linear"})
