@@ -45,7 +45,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95, resamples: int = RESAM
     data = np.asarray(values, np.float64)
     if not data.size or data.ndim > 3:
         raise UnderstudyError(f"no scores to average: shape {data.shape}", fix="give [patients, repeats, classes]")
-    data = data.reshape((*data.shape, 1, 1)[:3])
+    data = data.reshape((*data.shape, 1, 1, 1)[:3])
     n, r = len(data), data.shape[1]
     low, high = interval(weighted_means(data, *drawn_weights(n, r, resamples, seed)), level)
     return Estimate(whole_mean(data), low, high, n, r, level)

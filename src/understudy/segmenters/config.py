@@ -35,16 +35,8 @@ def build_model(
     """A network with weights drawn from `seed`; the global random state is left alone.
 
     It maps slices [N, C, R, R] to a list of class scores, the first [N, K, R, R]; in training more follow, which the
-    loss weighs by `level_weights`. `classes` include the background.
-
-    Raises:
-        UnderstudyError: architecture and resolution do not fit.
-
-    Example:
-        >>> import torch
-        >>> network = build_model(model_config({"kind": "unet", "width": 8}), channels=1, classes=2, resolution=32)
-        >>> len(network(torch.zeros(1, 1, 32, 32))), len(network.level_weights)
-        (3, 3)
+    loss weighs by `level_weights`. `classes` include the background. An UnderstudyError where architecture and
+    resolution do not fit.
     """
     if isinstance(config, SwinConfig):
         return build_swin(config, channels, classes, resolution, seed)
@@ -86,14 +78,11 @@ class MixtureConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: Serialize) -> dict[str, Any]:
         # left out where they are unused: identities and job ids do not depend on them
-        unused = {"total", "choose"} if self.total is None else set()
-        unused |= {"patient_count"} if self.patient_count is None else set()
-        return {name: value for name, value in handler(self).items() if name not in unused}
+        unused = {"total": self.total, "choose": self.total, "patient_count": self.patient_count}
+        return {name: value for name, value in handler(self).items() if unused.get(name, name) is not None}
 
 
 # --- the training ---
-
-WARMUP_START = 1e-6  # share of the learning rate that a linear warm-up starts from, as in MMSegmentation
 
 PAPER: dict[str, dict[str, Any]] = {
     "unet": {},  # the defaults of SegmenterTrainingConfig
@@ -184,8 +173,8 @@ class SegmenterTrainingConfig(BaseModel):
             warmup = min(1.0, (step + 1) * self.batch / self.warmup_samples) if self.warmup_samples else 1.0
             return self.lr * warmup * (1 - step / steps) ** self.poly_exponent
         warm = self.warmup_samples / self.batch
-        if step < warm:
-            return self.lr * (WARMUP_START + (1 - WARMUP_START) * step / warm)
+        if step < warm:  # from a millionth of the rate, as in MMSegmentation
+            return self.lr * (1e-6 + (1 - 1e-6) * step / warm)
         return self.lr * (1 - (step - warm) / (steps - warm))
 
 

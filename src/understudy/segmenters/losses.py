@@ -17,13 +17,8 @@ Forward = Callable[[Tensor, int], Sequence[Tensor]]
 
 
 def soft_dice_loss(scores: Tensor, target: Tensor, background: bool = True) -> Tensor:
-    """1 - mean over classes of the soft Dice coefficient, summed over the whole batch (`batch_dice`).
-
-    Args:
-        scores: float [N, K, H, W] before the softmax.
-        target: int64 [N, H, W] class indices.
-        background: count the background as a class, as the authors' U-Net code does; nnU-Net does not.
-    """
+    """1 - mean over classes of the soft Dice coefficient, summed over the whole batch (`batch_dice`): of scores
+    [N, K, H, W] before the softmax and int64 [N, H, W]. The authors' U-Net counts the background; nnU-Net does not."""
     probabilities = scores.float().softmax(1)  # [N, K, H, W]
     truth = torch.zeros_like(probabilities).scatter_(1, target[:, None], 1.0)  # [N, K, H, W], one-hot
     overlap = (probabilities * truth).sum((0, 2, 3))  # [K]
@@ -77,14 +72,9 @@ def segmentation_loss(
 def backward(
     network: nn.Module, forward: Forward, loss: Callable[[Sequence[Tensor]], Tensor], x: Tensor, parts: int
 ) -> Tensor:
-    """Adds the gradient of the loss of x [N, C, R, R] to the parameters' `grad`; returns the loss, a scalar.
-
-    Only a network that normalises over the batch, or draws random numbers for it, gives other results in several parts.
-
-    Args:
-        loss: of the scores of the whole batch.
-        parts: at most N; 1: the batch at once.
-    """
+    """Adds the gradient of the loss (of the whole batch's scores) of x [N, C, R, R] to the parameters' `grad`; returns
+    the loss. Only a network that normalises over the batch, or draws random numbers for it, gives other results in
+    several parts (at most N)."""
     if parts == 1:
         value = loss(forward(x, 0))
         value.backward()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.io.files import read_json
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import in_parts
@@ -70,29 +70,25 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     record = read_json(folder / "config.json", dict)
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
-    where = resolve_device(device)
     channels, classes, resolution = tuple(record["channels"]), tuple(record["classes"]), int(record["resolution"])
     try:
         network = build_model(model_config(record["model"]), len(channels), len(classes), resolution)
         network.load_state_dict(load_file(weights))
     # a damaged file; other names or shapes of weights; unknown fields of the network
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        problem = f"the weights cannot be read ({str(error).splitlines()[0]})"
-        raise UnderstudyError(problem, weights, "train it again") from error
-    network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dtype = resolve_precision(record["training"]["precision"], where)
-    fed_as = record["training"]["augment"].get("input", "z_score")
-    return Segmenter(network, channels, classes, resolution, where, dtype, record, fed_as)
+        what = f"the weights cannot be read ({first_line(error)})"
+        raise UnderstudyError(what, weights, "train it again") from error
+    target, training = resolve_device(device), record["training"]
+    network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype, given = resolve_precision(training["precision"], target), training["augment"].get("input", "z_score")
+    return Segmenter(network, channels, classes, resolution, target, dtype, record, given)
 
 
 def predict(
     model: Segmenter, images: NDArray[np.uint8], channels: Sequence[str] | None = None, batch: int = 32
 ) -> NDArray[np.uint8]:
-    """Labels uint8 [N, R, R], indices of `model.classes`, of slices uint8 [N, C, R, R].
-
-    Args:
-        channels: names of the images' channels, put into the model's order; None: they are in this order.
-    """
+    """Labels uint8 [N, R, R], indices of `model.classes`, of slices uint8 [N, C, R, R] with these channels (None: the
+    model's)."""
     return model.probabilities(_checked(model, images, channels, "images"), batch).argmax(1).to(torch.uint8).numpy()
 
 

@@ -7,7 +7,6 @@ loss, an auxiliary head on the third stage. Weights are drawn from the seed; not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -33,20 +32,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SwinShape:
-    """A `SwinConfig` with every size filled in."""
-
-    embed: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]
-    drop_path: float
-    head_channels: int
-    auxiliary_channels: int
-    patch: int
-    window: int
-
-
 class SwinConfig(BaseModel):
     """The architecture; channels, classes and resolution come from the data."""
 
@@ -69,25 +54,26 @@ class SwinConfig(BaseModel):
     auxiliary_channels: int | None = Field(None, ge=1, description="channels of the auxiliary head")
     auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head in the loss")
 
-    def shape(self, resolution: int) -> SwinShape:
-        """All sizes for slices of so many pixels; an UnderstudyError where they do not fit together."""
+    def shape(self, resolution: int) -> SwinConfig:
+        """With all sizes for slices of so many pixels; an UnderstudyError where they do not fit together."""
         coarse = resolution >= COARSE
         own = {name: getattr(self, name) for name in SIZES[self.size] if getattr(self, name) is not None}
-        patch, window = self.patch or (4 if coarse else 2), self.window or (7 if coarse else 4)
-        shape = SwinShape(**{**SIZES[self.size], **own}, patch=patch, window=window)
-        stages = len(shape.depths)
-        if stages < 3 or len(shape.heads) != stages or min(shape.depths) < 1 or min(shape.heads) < 1:
-            problem = f"a Swin transformer with depths {shape.depths} and heads {shape.heads}"
+        patch = self.patch or (4 if coarse else 2)
+        sizes = {**SIZES[self.size], **own, "patch": patch, "window": self.window or (7 if coarse else 4)}
+        depths, heads, stages = sizes["depths"], sizes["heads"], len(sizes["depths"])
+        if stages < 3 or len(heads) != stages or min(*depths, *heads) < 1:
+            problem = f"a Swin transformer with depths {depths} and heads {heads}"
             raise UnderstudyError(problem, "model.depths", "give both for the same number of stages, at least three")
-        for stage, heads in enumerate(shape.heads):
-            if (shape.embed << stage) % heads:
-                problem = f"{shape.embed << stage} features of stage {stage + 1} are not divisible by {heads} heads"
+        for stage, number in enumerate(heads):
+            if (features := sizes["embed"] << stage) % number:
+                problem = f"{features} features of stage {stage + 1} are not divisible by {number} heads"
                 raise UnderstudyError(problem, "model.heads", "give heads that divide embed x 2^stage")
-        if resolution % patch or resolution // patch < 1 << (stages - 1):
+        least = patch << (stages - 1)
+        if resolution % patch or resolution < least:
             problem = f"patches of {patch} pixels and {stages} stages do not fit slices of {resolution} x {resolution}"
-            fix = f"use slices of at least {patch << (stages - 1)} pixels, a multiple of {patch}"
+            fix = f"use slices of at least {least} pixels, a multiple of {patch}"
             raise UnderstudyError(problem, "model.patch", fix)
-        return shape
+        return self.model_copy(update=sizes)
 
 
 class Swin(nn.Module):
@@ -100,17 +86,13 @@ class Swin(nn.Module):
 
         # What MMSegmentation has and `transformers` leaves out: dropout before both classifiers, stochastic depth on
         # each block's second branch, and (in `forward`) the scores of the auxiliary head.
-        def drop(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-            return (F.dropout2d(inputs[0], dropout, module.training),)
-
-        def skip(path: nn.Module) -> Any:
-            return lambda module, inputs, output: path(output)
-
         for head in (body.decode_head, body.auxiliary_head):
-            head.classifier.register_forward_pre_hook(drop)
+            head.classifier.register_forward_pre_hook(
+                lambda module, inputs: (F.dropout2d(inputs[0], dropout, module.training),)
+            )
         for stage in body.backbone.swin.encoder.layers:
             for block in stage.blocks:
-                block.mlp.register_forward_hook(skip(block.drop_path))
+                block.mlp.register_forward_hook(lambda module, inputs, output, skip=block.drop_path: skip(output))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[N, C, R, R] -> class scores [N, K, R, R] of UPerNet's head and, in training mode, of the auxiliary one."""
@@ -129,7 +111,7 @@ def build_swin(config: SwinConfig, channels: int, classes: int, resolution: int,
     """A new network; see `config.build_model`."""
     import transformers  # takes seconds
 
-    shape = config.shape(resolution)
+    shape: Any = config.shape(resolution)
     backbone = transformers.SwinConfig(
         image_size=resolution, patch_size=shape.patch, num_channels=channels, embed_dim=shape.embed,
         depths=list(shape.depths), num_heads=list(shape.heads), window_size=shape.window, mlp_ratio=config.mlp_ratio,

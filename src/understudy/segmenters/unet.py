@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
 
-SMALLEST = 4  # pixels at the lowest stage, nnU-Net's rule; 256 gives 7 stages, 64 gives 5
-WIDEST = 512  # filters, nnU-Net's limit for 2D networks
-
 
 class UNetConfig(BaseModel):
     """The architecture; channels, classes and resolution come from the data."""
@@ -33,13 +30,13 @@ class UNetConfig(BaseModel):
 
     def stages(self, resolution: int) -> tuple[int, ...]:
         """Filters of each stage for slices of so many pixels; an UnderstudyError where the depth does not fit them."""
-        most = max(0, (resolution // SMALLEST).bit_length())
+        most = (resolution // 4).bit_length()  # 4 pixels at the lowest stage, nnU-Net's rule: 7 for 256, 5 for 64
         depth = len(self.filters) if self.filters else self.depth or most
         if depth < 3 or resolution % (1 << (depth - 1)) or resolution >> (depth - 1) < 2:
             problem = f"a U-Net of {depth} stages does not fit slices of {resolution} x {resolution} pixels"
             fix = f"use 3 to {max(3, most)} stages and a resolution of at least 16, a power of two"
             raise UnderstudyError(problem, "model.depth", fix)
-        widest = self.max_width or max(self.width, min(WIDEST, 4 * resolution))
+        widest = self.max_width or max(self.width, min(512, 4 * resolution))  # 512: nnU-Net's limit in 2D
         return self.filters or tuple(min(widest, self.width << stage) for stage in range(depth))
 
 
@@ -88,6 +85,7 @@ class SliceNorm(nn.InstanceNorm2d):
     """`InstanceNorm2d` (same parameters, same result) that is fast on channels-last tensors on the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> the same, each slice and channel normalised."""
         if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
             return _NormEachSlice.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         return super().forward(x)
@@ -114,8 +112,7 @@ class UNet(nn.Module):
                 module.__class__ = SliceNorm
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[N, C, R, R] z-scored slices -> class scores [N, K, R / 2^d, R / 2^d] for d = 0 .. levels - 1; in evaluation
-        mode only the first, at full resolution."""
+        """[N, C, R, R] -> class scores [N, K, R / 2^d, R / 2^d] of each level d; in evaluation mode only of level 0."""
         # DynUNet's own forward up-samples every output to R x R; the loss is wanted at each level's resolution
         outputs = [self.body.output_block(self.body.skip_layers(x))]
         heads = self.body.heads
