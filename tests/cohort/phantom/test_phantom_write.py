@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from understudy.cohort.phantom import write as module
-from understudy.cohort.phantom.fields import Streams
+from understudy.cohort.phantom.head import Streams
 from understudy.cohort.phantom.tumour import Lesion, draw_lesions, mass_effect
 from understudy.cohort.phantom.write import PhantomConfig, draw_patient, patient_id, write_phantoms
 from understudy.errors import UnderstudyError
@@ -214,10 +214,7 @@ def test_labels_follow_the_tissues(medium):
 
 def test_shares_of_patients_hold_in_any_cohort():
     for seed in range(3):
-        lesions = [
-            (module._share(MEDIUM.model_copy(update={"seed": seed}), k, 0), module._share(MEDIUM, k, 1))
-            for k in range(40)
-        ]
+        lesions = [module._turns(MEDIUM.model_copy(update={"seed": seed}), k) for k in range(40)]
         assert 5 <= sum(a < 0.18 for a, _ in lesions) <= 9
         assert 4 <= sum(b < 0.15 for _, b in lesions) <= 8
         without = {k % 4 for k, (a, _) in enumerate(lesions) if a < 0.18}

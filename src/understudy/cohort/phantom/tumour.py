@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from understudy.cohort.phantom.fields import Array, Grid, Point, Streams, ramp, smooth_noise
-from understudy.cohort.phantom.head import Anatomy, Push, cerebrum_depth
+from understudy.cohort.phantom.head import Anatomy, Array, Grid, Push, Streams, cerebrum_depth, ramp, smooth_noise
 from understudy.runtime.lazy import ndimage
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels as in BraTS 2018 to 2021
@@ -18,9 +18,9 @@ NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels as in BraTS 2018 to 2021
 class Lesion:
     """One tumour focus."""
 
-    centre: Point  # mm, head coordinates
+    centre: tuple[float, float, float]  # mm, head coordinates
     radius: float  # of the core (necrosis and rim), mm
-    axes: Point  # three factors of the radius; their product is one
+    axes: tuple[float, float, float]  # three factors of the radius; their product is one
     turn: float  # angle (rad) of the first axis in the axial plane
     rim: float  # thickness of the enhancing rim, mm; 0: nothing enhances
     oedema: float  # reach of the oedema beyond the core, mm
@@ -31,11 +31,10 @@ class Lesion:
         return {k: [round(u, 3) for u in v] if isinstance(v, tuple) else round(v, 3) for k, v in asdict(self).items()}
 
 
-def _place(rng: np.random.Generator, near: Point | None, radius: float) -> Point:
+def _place(rng: np.random.Generator, near: Sequence[float] | None, radius: float) -> tuple[float, float, float]:
     """A point in the white matter of the cerebrum, away from the midline; for a satellite, 25 to 55 mm from `near`."""
-    low, high = (-58.0, -72.0, 46.0), (58.0, 78.0, 126.0)
     for _ in range(1000):
-        point = rng.uniform(low, high)
+        point = rng.uniform((-58.0, -72.0, 46.0), (58.0, 78.0, 126.0))
         if near is not None:
             step = rng.standard_normal(3)
             point = np.asarray(near) + step / np.linalg.norm(step) * rng.uniform(25, 55)
@@ -57,17 +56,16 @@ def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool) -> list[Le
             radius = float(np.clip(lesions[0].radius * rng.uniform(0.4, 0.75), 6, 16))
         axes = np.exp(np.clip(rng.normal(0, 0.16, 3), -0.3, 0.3))
         axes /= np.prod(axes) ** (1 / 3)
-        lesions.append(
-            Lesion(
-                centre=_place(rng, lesions[0].centre if k else None, radius),
-                radius=radius,
-                axes=(float(axes[0]), float(axes[1]), float(axes[2])),
-                turn=float(rng.uniform(0, np.pi)),
-                rim=float(np.clip(solid * (2.3 + 0.13 * radius), 2.8, 7.0)) if enhancing else 0.0,
-                oedema=float(np.clip(rng.lognormal(np.log(21.0), 0.4) * (0.6 if k else 1), 5, 42)),
-                mass=float(rng.uniform(0.15, 0.55)),
-            )
+        lesion = Lesion(
+            centre=_place(rng, lesions[0].centre if k else None, radius),
+            radius=radius,
+            axes=(float(axes[0]), float(axes[1]), float(axes[2])),
+            turn=float(rng.uniform(0, np.pi)),
+            rim=float(np.clip(solid * (2.3 + 0.13 * radius), 2.8, 7.0)) if enhancing else 0.0,
+            oedema=float(np.clip(rng.lognormal(np.log(21.0), 0.4) * (0.6 if k else 1), 5, 42)),
+            mass=float(rng.uniform(0.15, 0.55)),
         )
+        lesions.append(lesion)
     return lesions
 
 

@@ -20,8 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy import __version__
-from understudy.cohort.phantom.fields import FIELD_OF_VIEW, Array, Grid, Streams, smooth_noise
-from understudy.cohort.phantom.head import Anatomy, HeadShape, build_anatomy
+from understudy.cohort.phantom.head import FIELD_OF_VIEW, Anatomy, Grid, HeadShape, Streams, build_anatomy, smooth_noise
 from understudy.cohort.phantom.tumour import ENHANCING, NECROSIS, OEDEMA, add_tumours, draw_lesions, mass_effect
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json, write_text, writing
@@ -82,10 +81,8 @@ class PhantomConfig(BaseModel):
         default="brats2018",
         description="brats2018: _t1 _t1ce _t2 _flair, label 4; brats2023: -t1n -t1c -t2w -t2f, label 3",
     )
-    without_enhancement: float = Field(
-        default=0.18, ge=0, le=1, description="part of the patients with no enhancing rim"
-    )
-    multifocal: float = Field(default=0.15, ge=0, le=1, description="part of the patients with two or three foci")
+    without_enhancement: float = Field(0.18, ge=0, le=1, description="part of the patients with no enhancing rim")
+    multifocal: float = Field(0.15, ge=0, le=1, description="part of the patients with two or three foci")
 
     @property
     def drawn_by(self) -> int:
@@ -128,7 +125,7 @@ class Site:
         )
 
 
-def render(grid: Grid, streams: Streams, anatomy: Anatomy, site: Site, enhancing: bool) -> dict[str, Array]:
+def render(grid: Grid, streams: Streams, anatomy: Anatomy, site: Site, enhancing: bool) -> dict[str, np.ndarray]:
     """The four sequences as a scanner at this site shows them: channel -> float32 of the anatomy's voxels, above 0."""
     axes, voxels = grid.box_axes(), anatomy.voxels
     table = _tissue_intensities(streams, site, enhancing)
@@ -191,19 +188,20 @@ def patient_id(config: PhantomConfig, number: int) -> str:
     return f"Phantom{_SUFFIXES[config.naming][0][0]}{number + 1:03d}"
 
 
-def _share(config: PhantomConfig, number: int, which: int) -> float:
-    offset = np.random.default_rng([config.drawn_by, which]).uniform()
-    return float((offset + number * _TURNS[which]) % 1.0)
+def _turns(config: PhantomConfig, number: int) -> list[float]:
+    """Two numbers in 0..1 of a patient; below any share lie about as many patients, whatever the cohort's size."""
+    starts = [np.random.default_rng([config.drawn_by, which]).uniform() for which in range(len(_TURNS))]
+    return [float((start + number * turn) % 1.0) for start, turn in zip(starts, _TURNS, strict=True)]
 
 
 def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     """Patient `number` (from 0) of the cohort."""
     grid, streams = Grid(config.shape), Streams(config.drawn_by, number)
-    enhancing = _share(config, number, 0) >= config.without_enhancement
-    multifocal = _share(config, number, 1) < config.multifocal
+    enhances, foci = _turns(config, number)
+    enhancing = enhances >= config.without_enhancement
     names = config.site_names()
     site = Site.draw(names[number % len(names)], number % len(names))
-    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, multifocal)
+    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, foci < config.multifocal)
     anatomy = build_anatomy(grid, streams, head, mass_effect(lesions))
     labels = add_tumours(grid, streams, anatomy, lesions)
     images = render(grid, streams, anatomy, site, enhancing)
@@ -232,13 +230,10 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
         "age_hyperintensities": head.lesions_of_age > 0,
         "side": "left" if lesions[0].centre[0] > 0 else "right",
     }
-    return Phantom(
-        images={channel: whole(values) for channel, values in images.items()},
-        labels=whole(labels),
-        tissues={tissue: whole(part) for tissue, part in anatomy.tissues.items()},
-        affine=affine,
-        facts={"row": row, "scanner": asdict(site), "lesions": [lesion.facts() for lesion in lesions]},
-    )
+    facts = {"row": row, "scanner": asdict(site), "lesions": [lesion.facts() for lesion in lesions]}
+    shown = {channel: whole(values) for channel, values in images.items()}
+    tissues = {tissue: whole(part) for tissue, part in anatomy.tissues.items()}
+    return Phantom(shown, whole(labels), tissues, affine, facts)
 
 
 def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> None:

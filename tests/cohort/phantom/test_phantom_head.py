@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from understudy.cohort.phantom.fields import (
+from understudy.cohort.phantom.head import (
     FIELD_OF_VIEW,
     Grid,
     Streams,
