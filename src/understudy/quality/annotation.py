@@ -20,7 +20,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import plain
 from understudy.quality.config import AnnotationConfig
 from understudy.quality.lesions import ANY, GRID, Lesions, measure_lesions
-from understudy.quality.measure import Parts, make_parts
+from understudy.quality.measure import make_parts
 from understudy.quality.weighted import Floats, Pair, Sorted, drawn, interval, ratio, variation
 from understudy.roles import Part
 from understudy.runtime.progress import track
@@ -113,25 +113,24 @@ def compare_annotations(
     Raises:
         UnderstudyError: other classes or another resolution, a patient on both sides, slices without a patient.
     """
-    config = config or AnnotationConfig.model_validate({})
-    parts, classes = make_parts(synthetic, real, heldout, channels=()), real.class_names
-    found = parts.named()
+    config, classes = config or AnnotationConfig.model_validate({}), real.class_names
+    parts = make_parts(synthetic, real, heldout, channels=()).named()
     # in this order: what is drawn at random follows from it
-    found = {name: found[name] for name in ("real", "held-out", "synthetic") if name in found}
-    for part in found.values():
+    parts = {name: parts[name] for name in ("real", "held-out", "synthetic") if name in parts}
+    for part in parts.values():
         if set(part.slices.class_names) != set(classes) or not classes:
             own, theirs = (", ".join(names) or "none" for names in (part.slices.class_names, classes))
             what = f"the {part.name} slices have the classes {own}, the real ones {theirs}"
             raise UnderstudyError(what, where=part.slices.path, fix="compare sets with the same classes")
-    with track(sum(len(p.rows) for p in found.values()), "annotations", "slices", 0, progress) as meter:
-        groups = {name: _collect(p, classes, config, meter.advance) for name, p in found.items()}
+    with track(sum(len(p.rows) for p in parts.values()), "annotations", "slices", 0, progress) as meter:
+        groups = {name: _collect(p, classes, config, meter.advance) for name, p in parts.items()}
     rng = np.random.default_rng([config.seed, 1])
-    patients = {name: part.count for name, part in found.items() if name != "synthetic"}
+    patients = {name: part.count for name, part in parts.items() if name != "synthetic"}
     return Annotations(
         classes=classes,
         values=list(_values(groups, classes, config, rng)),
         distances=list(_distances(groups, classes, config, rng)),
-        slices={name: len(part.rows) for name, part in found.items()},
+        slices={name: len(part.rows) for name, part in parts.items()},
         patients=patients,
         areas={name: _area_curves(group, classes) for name, group in groups.items()},
         maps={
@@ -140,24 +139,23 @@ def compare_annotations(
             if patients.get(name, FEWEST_PATIENTS) >= FEWEST_PATIENTS
         },
         config=config,
-        notes=_notes(parts, groups, patients),
-        sets={name: part.slices.content_hash for name, part in found.items()},
+        notes=_notes(groups["synthetic"], patients),
+        sets={name: part.slices.content_hash for name, part in parts.items()},
     )
 
 
-def _notes(parts: Parts, groups: dict[str, _Group], patients: dict[str, int]) -> list[str]:
-    notes = []
-    if parts.heldout is None:
+def _notes(synthetic: _Group, patients: dict[str, int]) -> list[str]:
+    notes, held = [], patients.get("held-out", 0)
+    if not held:
         notes.append("There are no held-out patients, so there is no floor.")
-    elif patients["held-out"] < FEWEST_PATIENTS:
-        few = patients["held-out"]
-        notes.append(f"Only {few} held-out patients: the floor's range is wide, and distances are rarely outside it.")
+    elif held < FEWEST_PATIENTS:
+        notes.append(f"Only {held} held-out patients: the floor's range is wide, and distances are rarely outside it.")
     if patients["real"] < FEWEST_PATIENTS:
         few = FEWEST_PATIENTS
         notes.append(f"Positions of fewer than {few} patients are not shown: they could tell of one of them.")
-    if groups["synthetic"].code_distance is None:
+    if synthetic.code_distance is None:
         notes.append("The synthetic set does not say how far its annotation was from the codes.")
-    if not groups["synthetic"].sums["share"][0].any():
+    if not synthetic.sums["share"][0].any():
         notes.append("No synthetic slice has an annotation.")
     return notes
 
@@ -169,25 +167,17 @@ class _Group:
     unit: NDArray[np.int64]  # of each slice, [n]
     units: int
     columns: dict[str, Floats]  # measure -> [n, K + 1], NaN where the class is absent ("area" in % of the slice)
-    sums: dict[str, tuple[Floats, Floats]]  # ratio -> (numerator, denominator), each [units, K + 1]
+    sums: dict[str, Floats]  # ratio -> its numerator and denominator, [2, units, K + 1]
     borders: Floats  # [units, K + 1, K + 1], see `Lesions`
     maps: Floats  # [units, K, G, G]: shares of cells added up
     code_distance: Floats | None = None  # [n]
 
-    def share(self, measure: str, position: int, weights: Floats) -> float:
-        """A ratio of sums under weights of the units."""
-        above, below = self.sums[measure]
-        return float(ratio(above[:, position], below[:, position], weights[None])[0])
-
     def joined(self, other: _Group) -> _Group:
         """Both groups' slices, with the units of either."""
-        columns = {k: np.concatenate([v, other.columns[k]]) for k, v in self.columns.items()}
-        sums = {
-            k: (np.concatenate([above, other.sums[k][0]]), np.concatenate([below, other.sums[k][1]]))
-            for k, (above, below) in self.sums.items()
-        }
-        borders, maps = np.concatenate([self.borders, other.borders]), np.concatenate([self.maps, other.maps])
         unit = np.concatenate([self.unit, other.unit + self.units])
+        columns = {k: np.concatenate([v, other.columns[k]]) for k, v in self.columns.items()}
+        sums = {k: np.concatenate([v, other.sums[k]], axis=1) for k, v in self.sums.items()}
+        borders, maps = np.concatenate([self.borders, other.borders]), np.concatenate([self.maps, other.maps])
         return _Group(unit, self.units + other.units, columns, sums, borders, maps)
 
 
@@ -208,22 +198,20 @@ def _collect(part: Part, classes: tuple[str, ...], config: AnnotationConfig, adv
         advance(len(rows))
     joined = {f: np.concatenate([getattr(m, f) for m in measured]) for f in Lesions.__dataclass_fields__}
     present = joined["area"] > 0
-    columns = {
-        **{name: joined[name] for name in ("compactness", "eccentricity")},
-        "area": np.where(present, 100 * joined["area"] / part.slices.resolution**2, np.nan),
-        "components": np.where(present, joined["components"], np.nan),
-    }
+    columns = {name: joined[name] for name in ("compactness", "eccentricity")}
+    columns["area"] = np.where(present, 100 * joined["area"] / part.slices.resolution**2, np.nan)
+    columns["components"] = np.where(present, joined["components"], np.nan)
 
-    def added(values: Floats) -> Floats:
-        out = np.zeros((units, values.shape[1]))
-        np.add.at(out, unit, np.nan_to_num(values))
+    def ratio_of(above: NDArray[Any], below: NDArray[Any]) -> Floats:
+        out = np.zeros((2, units, k + 1))
+        for total, values in zip(out, (above, below), strict=True):
+            np.add.at(total, unit, np.nan_to_num(values.astype(float)))
         return out
 
-    there = added(present.astype(float))
-    sums = {"share": (there, added(np.ones(present.shape)))}
-    sums |= {f"mean_{name}": (added(columns[name]), there) for name in SPREADS}
-    sums["mean_holes"] = (added(joined["holes"]), there)
-    sums["stray"] = (added(joined["stray"]), added(joined["components"]))
+    sums = {"share": ratio_of(present, np.ones(present.shape))}
+    sums |= {f"mean_{name}": ratio_of(columns[name], present) for name in SPREADS}
+    sums["mean_holes"] = ratio_of(joined["holes"], present)
+    sums["stray"] = ratio_of(joined["stray"], joined["components"])
     index = part.slices.index
     told = index["code_distance"].to_numpy(float)[part.rows] if "code_distance" in index else None
     return _Group(unit, units, columns, sums, borders, maps, told)
@@ -239,24 +227,40 @@ def _unit_of(measure: str) -> str:
     return UNITS.get(next((k for k in UNITS if measure.removeprefix("mean_").startswith(k)), ""), "")
 
 
+def _fields(group: str, value: float, resampled: Floats) -> dict[str, float]:
+    """The columns of `Value` of a group."""
+    column, (low, high) = group.replace("-", ""), interval(resampled)
+    return {column: float(value), f"{column}_low": low, f"{column}_high": high}
+
+
 def _values(
     groups: dict[str, _Group], classes: tuple[str, ...], config: AnnotationConfig, rng: np.random.Generator
 ) -> Iterator[Value]:
     weights = {name: drawn(g.units, config.resamples, rng) for name, g in groups.items()}
 
     def ratios(measure: str, name: str, other: str, parts: dict[str, tuple[Floats, Floats]]) -> Value:
-        fields = {}
+        fields: dict[str, float] = {}
         for group, (above, below) in parts.items():
-            column = group.replace("-", "")
-            fields[column] = float(ratio(above, below, np.ones((1, len(above))))[0])
-            fields[f"{column}_low"], fields[f"{column}_high"] = interval(ratio(above, below, weights[group]))
+            whole = ratio(above, below, np.ones((1, len(above))))[0]
+            fields |= _fields(group, whole, ratio(above, below, weights[group]))
         return Value(measure, name, other, _unit_of(measure), **fields)
 
     for position, name in _named(classes):
-        for measure in next(iter(groups.values())).sums:
-            parts = {s: (g.sums[measure][0][:, position], g.sums[measure][1][:, position]) for s, g in groups.items()}
+        for measure in groups["real"].sums:
+            parts = {s: (g.sums[measure][0, :, position], g.sums[measure][1, :, position]) for s, g in groups.items()}
             yield ratios(measure, name, "", parts)
-        yield from _area_quantiles(groups, position, name, config, weights)
+        # the areas that 10, 50 and 90 % of the slices with the class do not exceed
+        shares = np.array([0.1, 0.5, 0.9])
+        found: list[dict[str, float]] = [{} for _ in shares]
+        for group, own in groups.items():
+            areas = Sorted(own.columns["area"][:, position], own.unit)
+            some = np.array([areas.quantiles(w, shares) for w in weights[group][: config.distance_resamples]])
+            for fields, value, resampled in zip(
+                found, areas.quantiles(np.ones(own.units), shares), some.T, strict=True
+            ):
+                fields |= _fields(group, value, resampled)
+        for share, fields in zip(shares, found, strict=True):
+            yield Value(f"area_p{round(100 * share)}", name, "", UNITS["area"], **fields)
     every = ("background", *classes)
     for i, name in enumerate(every[1:], start=1):
         for j, other in enumerate(every):
@@ -268,23 +272,6 @@ def _values(
     if told is not None and len(told := told[np.isfinite(told)]):
         for suffix, figure in {"": told.mean(), "_p50": np.median(told), "_p95": np.quantile(told, 0.95)}.items():
             yield Value(f"code_distance{suffix}", ANY, "", UNITS["code_distance"], synthetic=float(figure))
-
-
-def _area_quantiles(
-    groups: dict[str, _Group], position: int, name: str, config: AnnotationConfig, weights: dict[str, Floats]
-) -> Iterator[Value]:
-    """The areas that 10, 50 and 90 % of the slices with the class do not exceed."""
-    shares = np.array([0.1, 0.5, 0.9])
-    fields: list[dict[str, float]] = [{} for _ in shares]
-    for part, group in groups.items():
-        column, values = part.replace("-", ""), Sorted(group.columns["area"][:, position], group.unit)
-        whole = values.quantiles(np.ones(group.units), shares)
-        some = np.array([values.quantiles(w, shares) for w in weights[part][: config.distance_resamples]])
-        for i in range(len(shares)):
-            low, high = interval(some[:, i])
-            fields[i] |= {column: float(whole[i]), f"{column}_low": low, f"{column}_high": high}
-    for share, found in zip(shares, fields, strict=True):
-        yield Value(f"area_p{round(100 * share)}", name, "", UNITS["area"], **found)
 
 
 def _area_curves(group: _Group, classes: tuple[str, ...]) -> dict[str, list[float]]:
@@ -319,18 +306,19 @@ def _distances(
             out[rng.choice(both.units, held.units, replace=False)] = 1
             divided.append(among(1 - out, out))
     for key, found in value.items():
-        low, high = interval(np.array([s[key] for s in some]))
-        floor_low, floor_high = interval(np.array([d[key] for d in divided]))
-        yield Distance(*key, _unit_of(key[0]), found, low, high, floor.get(key, NAN), floor_low, floor_high)
+        low_high, range_of_floor = (interval(np.array([m[key] for m in measured])) for measured in (some, divided))
+        yield Distance(*key, _unit_of(key[0]), found, *low_high, floor.get(key, NAN), *range_of_floor)
 
 
 def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Floats], _Measured]:
     """The function of either group's weights that gives all distances, sorted once for all weights."""
-    pairs: dict[tuple[str, int], Pair] = {}
-    for measure in SPREADS:
-        for position, _ in _named(classes):
-            x, y = first.columns[measure][:, position], second.columns[measure][:, position]
-            pairs[measure, position] = Pair(x, first.unit, y, second.unit)
+    pairs = {
+        (measure, position): Pair(
+            first.columns[measure][:, position], first.unit, second.columns[measure][:, position], second.unit
+        )
+        for measure in SPREADS
+        for position, _ in _named(classes)
+    }
 
     def pooled(cells: Floats) -> Floats:
         half = len(cells) // 2  # 2 x 2 cells are taken together
@@ -338,19 +326,19 @@ def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callabl
 
     def measured(a: Floats, b: Floats) -> _Measured:
         out: _Measured = {}
+        groups = (first, a), (second, b)
         for position, name in _named(classes):
             for measure in ("share", "stray", "mean_holes"):
-                apart = abs(first.share(measure, position, a) - second.share(measure, position, b))
-                out[f"{measure.removeprefix('mean_')}_difference", name] = apart
+                x, y = (float(ratio(*g.sums[measure][:, :, position], w[None])[0]) for g, w in groups)
+                out[f"{measure.removeprefix('mean_')}_difference", name] = abs(x - y)
             for measure in SPREADS:
                 out[f"{measure}_wasserstein", name], largest = pairs[measure, position].gap(a, b)
                 if measure == "area":
                     out["area_ks", name] = largest  # Kolmogorov-Smirnov
         for k, name in enumerate(classes):
-            c, d = (np.tensordot(w, g.borders[:, k + 1], 1) for g, w in ((first, a), (second, b)))
-            out["border_variation", name] = variation(c, d)
-            c, d = (pooled(np.tensordot(w, g.maps[:, k], 1)) for g, w in ((first, a), (second, b)))
-            out["position_variation", name] = variation(c, d)
+            out["border_variation", name] = variation(*(np.tensordot(w, g.borders[:, k + 1], 1) for g, w in groups))
+            maps = (pooled(np.tensordot(w, g.maps[:, k], 1)) for g, w in groups)
+            out["position_variation", name] = variation(*maps)
         return out
 
     return measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +48,9 @@ def extracted(
     return found
 
 
-R = TypeVar("R", bound=RadiomicExtractor)
-
-
-def fitted(extractor: R, slices: SliceSet, rows: NDArray[np.int64], channels: Sequence[str]) -> R:
+def fitted(
+    extractor: RadiomicExtractor, slices: SliceSet, rows: NDArray[np.int64], channels: Sequence[str]
+) -> RadiomicExtractor:
     """The extractor standardised by at most 2,000 of these rows, evenly taken, all channels together."""
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(2000, len(rows))).astype(int))]
     found = [
@@ -77,22 +76,24 @@ class FeatureCache:
         Raises:
             UnderstudyError: a channel is absent, features are not finite, disk full, no permission.
         """
-        wanted = inputs_of(slices, channels, extractor)
+        wanted, every = inputs_of(slices, channels, extractor), len(slices)
         entries = {name: self._entry(slices, names, extractor) for name, names in wanted.items()}
-        starts = range(0, len(slices), block)
-        unfinished = {name: entry for name, entry in entries.items() if not (entry / "features.npy").is_file()}
-        missing = [(s, name) for s in starts for name, e in unfinished.items() if not _block(e, s, block).is_file()]
-        done = len(slices) * len(entries) - sum(min(block, len(slices) - start) for start, _ in missing)
-        title = f"features ({extractor.name})"
-        with track(len(slices) * len(entries), title, "slices", done, progress) as meter:
-            for start in sorted({s for s, _ in missing}):
-                images, labels = slices.read(np.arange(start, min(start + block, len(slices))))
-                for name in (n for s, n in missing if s == start):
+        unfinished = [name for name, entry in entries.items() if not (entry / "features.npy").is_file()]
+        missing = {
+            start: names
+            for start in range(0, every, block)
+            if (names := [n for n in unfinished if not _block(entries[n], start, block).is_file()])
+        }
+        done = every * len(entries) - sum(len(names) * min(block, every - start) for start, names in missing.items())
+        with track(every * len(entries), f"features ({extractor.name})", "slices", done, progress) as meter:
+            for start, names in missing.items():
+                images, labels = slices.read(np.arange(start, min(start + block, every)))
+                for name in names:
                     found = extracted(slices, images, labels, wanted[name], extractor)
                     with atomic_path(_block(entries[name], start, block)) as temporary, open(temporary, "wb") as handle:
                         np.save(handle, found, allow_pickle=False)
                     meter.advance(len(images))
-        return {name: _joined(entry, len(slices), extractor.dimension, block) for name, entry in entries.items()}
+        return {name: _joined(entry, every, extractor.dimension, block) for name, entry in entries.items()}
 
     def _entry(self, slices: SliceSet, names: Sequence[str], extractor: Extractor) -> Path:
         key: dict[str, Any] = {

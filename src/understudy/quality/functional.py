@@ -56,13 +56,9 @@ def kid(
 ) -> tuple[float, float]:
     """Kernel distance between the features of two sets (Binkowski et al. 2018), unbiased at any number of slices.
 
-    Arguments as in `fid`; `seed` is that of the random subsets (100 of at most 1,000 slices).
-
-    Returns:
-        Mean and standard deviation over subsets (NaN where one takes all slices), each averaged over channels.
-
-    Raises:
-        UnderstudyError: fewer than two slices on a side, other channels.
+    Arguments as in `fid`; `seed` is that of the random subsets (100 of at most 1,000 slices). Returns mean and standard
+    deviation over subsets (NaN where one takes all slices), each averaged over channels; raises `UnderstudyError` for
+    fewer than two slices on a side or other channels.
 
     Example:
         >>> real = np.random.default_rng(0).integers(0, 256, (40, 1, 32, 32), dtype=np.uint8)
@@ -83,10 +79,8 @@ def precision_recall(
 ) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), averaged over channels.
 
-    Arguments as in `fid`; `k` is the number of neighbours.
-
-    Raises:
-        UnderstudyError: not more than k slices on a side, other channels.
+    Arguments as in `fid`; `k` is the number of neighbours. Raises `UnderstudyError` for k slices or fewer on a side or
+    other channels.
 
     Example:
         >>> real = np.random.default_rng(0).integers(0, 256, (40, 1, 32, 32), dtype=np.uint8)
@@ -102,14 +96,9 @@ def inception_score(
 ) -> tuple[float, float]:
     """Inception score (Salimans et al. 2016), for completeness: it looks at no real slice, and is about 2 for MR.
 
-    Arguments as in `fid`; the extractor must have classes. `splits`: parts of the slices, in the random order of
-    `seed`, that are scored one by one.
-
-    Returns:
-        Mean and standard deviation over the parts, averaged over channels.
-
-    Raises:
-        UnderstudyError: an extractor without classes, fewer slices than parts.
+    Arguments as in `fid`; the extractor must have classes. Mean and standard deviation over `splits` parts of the
+    slices, in the random order of `seed`, averaged over channels. Raises `UnderstudyError` for an extractor without
+    classes or fewer slices than parts.
 
     Example:
         >>> inception_score(fake, weights="weights-inception-2015-12-05-6726825d.pth")  # doctest: +SKIP

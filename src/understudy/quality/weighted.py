@@ -17,12 +17,10 @@ def drawn(units: int, resamples: int, rng: np.random.Generator) -> Floats:
     return rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
 
 
-def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of resampled numbers; undefined ones leave. NaN if nothing is left."""
+def interval(values: Floats) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled numbers, undefined ones left out. NaN if nothing is left."""
     defined = values[np.isfinite(values)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - 0.95) / 2, (1 + 0.95) / 2]) if len(defined) else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -62,13 +60,10 @@ class Pair:
         a, b = ~np.isnan(first), ~np.isnan(second)
         values = np.concatenate([first[a], second[b]])
         order = np.argsort(values, kind="stable")
-        self._values = values[order]
-        self._steps = np.diff(self._values)
-        # Where each group's slices stand in the common order, and whose they are.
-        count = int(a.sum())
-        self._places = [np.flatnonzero(order < count), np.flatnonzero(order >= count)]
-        units = np.concatenate([first_units[a], second_units[b]])[order]
-        self._units = [units[p] for p in self._places]
+        self._steps = np.diff(values[order])
+        count, units = int(a.sum()), np.concatenate([first_units[a], second_units[b]])[order]
+        # of each group: where its slices stand in the common order, and whose they are
+        self._groups = [(p, units[p]) for p in (np.flatnonzero(order < count), np.flatnonzero(order >= count))]
 
     def gap(self, first: Floats, second: Floats) -> tuple[float, float]:
         """Area between the cumulative shares (Wasserstein), and their largest difference (Kolmogorov-Smirnov).
@@ -76,8 +71,8 @@ class Pair:
         Under weights of the units of either group; NaN if one has no weight.
         """
         cumulative = []
-        for weights, places, units in zip((first, second), self._places, self._units, strict=True):
-            steps = np.zeros(len(self._values))
+        for weights, (places, units) in zip((first, second), self._groups, strict=True):
+            steps = np.zeros(len(self._steps) + 1)
             steps[places] = weights[units]
             total = steps.sum()
             if total <= 0:

@@ -46,15 +46,11 @@ class Weights:
 
 
 def read_weights(path: str | Path, extractor: str, stated: str | None = None) -> Weights:
-    """Reads a state dict (.pth, .pt, .safetensors) or the parameters of a TorchScript archive.
+    """Reads a state dict (.pth, .pt, .safetensors) or the parameters of a TorchScript archive, for an extractor.
 
-    Args:
-        extractor: name of the extractor, for its published hashes.
-        stated: SHA-256 (hex, at least the first 8 digits) that the file must have; None: a published one if there
-            is any, else every state dict is taken and its hash recorded.
-
-    Raises:
-        UnderstudyError: no such file, another hash, nothing that can be read safely.
+    `stated`: SHA-256 (hex, at least the first 8 digits) that the file must have; None: one of `PUBLISHED` if there is
+    any, else every state dict is taken and its hash recorded. Raises `UnderstudyError` for no such file, another hash,
+    nothing that can be read safely.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,8 +63,8 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
         listed = " or ".join(w if len(w) == 64 else w + "…" for w in wanted)
         fix = "download the file again; if you mean this one, state its SHA-256 (--weights-sha256)"
         raise UnderstudyError(f"the weights have the SHA-256 {found}, not {listed}", where=path, fix=fix)
-    script = False
-    if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
+    tensors_only, script = path.suffix == ".safetensors", False
+    if not tensors_only and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:  # TorchScript archives hold code and constants beside the tensors
             script = any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
     if script and not wanted:
@@ -76,7 +72,7 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
         fix = "state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict"
         raise UnderstudyError(what, where=path, fix=fix)
     try:
-        if path.suffix == ".safetensors":
+        if tensors_only:
             return Weights(path, found, load_file(path))
         if script:
             with warnings.catch_warnings():
@@ -97,17 +93,18 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: Weights) -> None:
-    """Loads tensors of a file by name; raises `UnderstudyError` if one of the network's is not there or has another
-    shape; further names in the file are left."""
+    """Loads tensors of a file by name; further names in the file are left.
+
+    Raises `UnderstudyError` if one of the network's is not there or has another shape.
+    """
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    missing = sorted(set(wanted) - set(tensors))
-    other = next((k for k, own in wanted.items() if k in tensors and tensors[k].shape != own.shape), None)
-    what = ""
-    if missing:
+    fix = "give the file that belongs to this extractor"
+    if missing := sorted(set(wanted) - set(tensors)):
         listed = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         what = f"{len(missing)} of {len(wanted)} weights are not in the file: {listed}"
-    elif other:
-        what = f"the weight {other} has the shape {tuple(tensors[other].shape)}, not {tuple(wanted[other].shape)}"
-    if what:
-        raise UnderstudyError(what, where=source.path, fix="give the file that belongs to this extractor")
+        raise UnderstudyError(what, where=source.path, fix=fix)
+    for name, own in wanted.items():
+        if tensors[name].shape != own.shape:
+            what = f"the weight {name} has the shape {tuple(tensors[name].shape)}, not {tuple(own.shape)}"
+            raise UnderstudyError(what, where=source.path, fix=fix)
     network.load_state_dict({k: tensors[k].float() for k in wanted}, strict=False)
