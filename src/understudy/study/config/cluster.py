@@ -1,19 +1,8 @@
-"""The section `cluster` of a study file: resources of its jobs in a queue. No result and no job's id depends on it.
-
-```yaml
-cluster:
-  partition: gpu
-  minutes: 240                # of every stage
-  stages:
-    generator: {minutes: 1440, gpus: 4, cpus: 16, memory_mb: 64000}
-    prepare: {partition: cpu, cpus: 8}
-```
-"""
+"""The section `cluster` of a study file: resources of its jobs in a queue. No result and no job's id depends on it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -31,39 +20,25 @@ _FIELDS_OF = {  # options of sbatch that have a field here, by which Snakemake m
 class StageResources(Strict):
     """Resources of the jobs of one stage; what is not given is as for all stages."""
 
-    partition: str | None = Field(None, description="of the queue; empty: the cluster's usual one")
-    cpus: int | None = Field(None, ge=1, description="processor cores [4]")
-    memory_mb: int | None = Field(None, ge=100, description="megabytes of memory [16000]")
-    minutes: float | None = Field(
-        None, gt=0, description="time limit; a job saves its state before it and is queued again [1440 or 240]"
+    partition: str = Field("", description="of the queue; empty: the cluster's usual one")
+    cpus: int = Field(4, ge=1, description="processor cores")
+    memory_mb: int = Field(16_000, ge=100, description="megabytes of memory")
+    minutes: float = Field(
+        240, gt=0, description="time limit; a job saves its state before it and is queued again. Trainings: 1440"
     )
-    gpus: int | None = Field(
-        None, ge=0, description="GPUs of one machine; only a generator's training uses several [1 or 0]"
-    )
-    sbatch: list[str] | None = Field(None, description="further options of sbatch, e.g. [--exclude=node7]")
+    gpus: int = Field(1, ge=0, description="GPUs of one machine; only a generator's training uses several, some none")
+    sbatch: list[str] = Field([], description="further options of sbatch, e.g. [--exclude=node7]")
 
     @field_validator("sbatch")
     @classmethod
-    def _no_fields(cls, value: list[str] | None) -> list[str] | None:
-        for option in value or []:
+    def _no_fields(cls, value: list[str]) -> list[str]:
+        for option in value:
             found = re.fullmatch(r"--([a-z-]+)(=.*)?", option, re.DOTALL)
             if not found:
                 raise ValueError(f"{option!r} is not of the form --option=value")
             if (field := _FIELDS_OF.get(found[1])) is not None:
                 raise ValueError(f"--{found[1]} is set " + (f"by `{field}`" if field else "by Snakemake"))
         return value
-
-
-@dataclass(frozen=True)
-class JobResources:
-    """The fields of `StageResources`, none missing."""
-
-    partition: str
-    cpus: int
-    memory_mb: int
-    minutes: float
-    gpus: int
-    sbatch: list[str]
 
 
 class ClusterConfig(StageResources):
@@ -83,33 +58,24 @@ class ClusterConfig(StageResources):
     container_command: str = Field("apptainer exec --nv", description="before the image; add --bind for data")
     profile: str = Field("", description="Snakemake profile, a folder or a name; this section has precedence")
 
-    @field_validator("stages")
-    @classmethod
-    def _known_stages(cls, value: dict[str, StageResources]) -> dict[str, StageResources]:
-        for name in value:
-            if name not in STAGES:
-                raise ValueError(f"there is no stage {name!r}, only {', '.join(STAGES)}")
-        return value
-
     @model_validator(mode="after")
     def _fits_together(self) -> ClusterConfig:
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise ValueError(f"there is no stage {stage!r}, only {', '.join(STAGES)}")
         for stage in STAGES:
             gpus = self.of(stage).gpus
             if gpus > 1 and stage != "generator":
                 raise ValueError(f"{gpus} GPUs for {stage}, which uses one; ask for several in stages.generator")
         return self
 
-    def of(self, stage: str) -> JobResources:
-        """The resources of a job: of its stage, else of the section, else the defaults."""
-        known = STAGES[stage]
-        found: dict[str, Any] = {"partition": "", "cpus": 4, "memory_mb": 16_000, "gpus": int(known.on_gpu)}
-        found |= {"minutes": 1440 if known.training else 240, "sbatch": []}
-        for given in (self, self.stages.get(stage)):
-            for name in found:
-                value = getattr(given, name, None)
-                if value is not None and (name != "gpus" or known.on_gpu or given is not self):
-                    found[name] = value
-        return JobResources(**found)
+    def of(self, stage: str) -> StageResources:
+        """The resources of a job: what is given for its stage, else for all, else the usual."""
+        known, names = STAGES[stage], set(StageResources.model_fields)
+        found: dict[str, Any] = {"gpus": int(known.on_gpu), "minutes": 1440 if known.training else 240}
+        shared = self.model_dump(include=self.model_fields_set & (names if known.on_gpu else names - {"gpus"}))
+        own = self.stages[stage].model_dump(exclude_unset=True) if stage in self.stages else {}
+        return StageResources(**{**found, **shared, **own})
 
     def stop_minutes(self, stage: str) -> float:
         """Minutes after which a job of a stage saves its state, ahead of its limit."""

@@ -1,14 +1,6 @@
 """Who is studied: the fields `name` to `split` of a study file, with one cohort or several.
 
-```yaml
-cohorts:
-  brats2020: {path: /data/brats2020}
-  brats2021: {path: /data/brats2021, split: {test_patients: 56}}
-  across: {path: /data/brats2021, split: {test_sites: [TCIA01, TCIA02]}}   # the same patients, split by site
-```
-
-Each of several cohorts is a study of its own with the same grid; its jobs are those that the study would have with this
-cohort alone, so that adding a cohort repeats nothing.
+Each of several cohorts is a study of its own: its jobs are those that the study would have with this cohort alone.
 """
 
 from __future__ import annotations
@@ -28,7 +20,6 @@ from understudy.io.files import sha256_json
 from understudy.study.config.yaml import Strict
 
 TAKEN = ("jobs", "tables", "logs", "cluster")  # names of folders beside those of the cohorts
-PUBLISHED = ("brats2020", "brats2021")  # cohorts that the paper has results of
 SPLIT_FILES = ("train", "validation", "test", "permutation")  # fields of a split that may be files
 
 
@@ -128,14 +119,9 @@ def fields_of_part(patients: Patients, name: str) -> dict[str, Any]:
 
 
 def published_as(name: str) -> str:
-    """Which of the paper's cohorts a name means: case, "-", "_" and spaces ignored; "none" for others.
-
-    Example:
-        >>> published_as("BraTS_2021")
-        'brats2021'
-    """
+    """Which of the cohorts that the paper has results of a name such as "BraTS_2021" means; "none" for others."""
     plain = re.sub(r"[-_ ]", "", name.lower())
-    return plain if plain in PUBLISHED else "none"
+    return plain if plain in ("brats2020", "brats2021") else "none"
 
 
 def absolute(path: Path, folder: Path) -> Path:

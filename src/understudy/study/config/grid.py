@@ -1,23 +1,11 @@
 """The grid of trainings: the fields `generators` to `repeats` of a study file, and the settings that follow from them.
 
-```yaml
-trainings: [real, synthetic, both]
-real_fractions: [0.2, 1.0]                 # of the real training patients, for `real` and `both`
-real_shares: [0.5, 0.8]                    # of the samples in `both`
-ratios: [0, 0.05, 0.25, 0.5, 1]            # of real slices in a set of constant size (Figure 2 of Akbar et al.)
-fine_tune: {patients: [1, 5, 10], training: {samples: 20000, lr: 0.005}}   # after training on synthetic slices
-exclude: [{segmenter: swin, training: ratio}]
-```
-
-For each generator, network and number of patients `fine_tune` adds a setting such as `finetune5-stylegan2.unet.aug`,
-which goes on from the network of `synthetic-stylegan2.unet.aug` of the same repeat, and beside it
-`real_5patients.unet.aug`: the same patients and a new network.
-
 The id of a setting is made from what it is: adding others to a study leaves it, its jobs and its results alone.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from understudy.errors import UnderstudyError
-from understudy.segmenters.config import SegmenterTrainingConfig
+from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig
 from understudy.study.config.cohorts import Patients, checked_name
 from understudy.study.config.networks import AnyGenerator, SegmenterSpec, named_kinds, with_snapshots
 from understudy.study.config.yaml import Strict, problem_at
@@ -64,10 +52,7 @@ Counts = Annotated[list[int], Field(min_length=1), AfterValidator(_checked_count
 
 
 class RatioStudy(Strict):
-    """Real and synthetic slices in changing proportion in a training set of constant size (Akbar et al., Figure 2).
-
-    The paper has 100,000 *images*, of which 0 to 100,000 are real, and does not say how these were chosen.
-    """
+    """Real and synthetic slices in changing proportion in a training set of constant size (Akbar et al., Figure 2)."""
 
     shares: Shares = Field(description="of real slices, 0 to 1; 1 is trained once for all generators")
     total: int | None = Field(
@@ -200,9 +185,7 @@ class Setting:
 
     @property
     def id(self) -> str:
-        """E.g. "real.unet.aug", "both_patients20-stylegan2.unet.noaug", "ratio5-stylegan2.unet.aug",
-        "finetune5-stylegan2.unet.aug", "real_5patients.unet.aug".
-        """
+        """E.g. "real.unet.aug", "both_patients20-progan.unet.noaug", "ratio5-progan.unet.aug"."""
         source: str = self.training
         if self.real_share is not None:
             source += _percent(self.real_share) if source == "ratio" else f"_share{_percent(self.real_share)}"
@@ -223,9 +206,8 @@ class Setting:
     @property
     def start(self) -> Setting | None:
         """The setting whose network a fine-tuning goes on from."""
-        if self.training != "finetune":
-            return None
-        return Setting("synthetic", self.generator, self.segmenter, self.augmentation)
+        start = Setting("synthetic", self.generator, self.segmenter, self.augmentation)
+        return start if self.training == "finetune" else None
 
 
 def _percent(share: float) -> str:
@@ -247,14 +229,13 @@ def baseline(study: Grid) -> str:
 def _all(study: Grid) -> list[Setting]:
     """Every setting, before rules."""
     found: list[Setting] = []
-    for segmenter in study.segmenters:
-        for augmentation in study.augmentation:
-            for training, name, share, fraction in _sources(study):
-                found.append(Setting(training, name, segmenter, augmentation, share, fraction))
-            for patients in study.fine_tune.patients if study.fine_tune is not None else ():
-                few = {"real_patients": patients}
-                found.append(Setting("real", "", segmenter, augmentation, **few))
-                found += [Setting("finetune", g, segmenter, augmentation, **few) for g in study.generators]
+    for segmenter, augmentation in itertools.product(study.segmenters, study.augmentation):
+        for training, name, share, fraction in _sources(study):
+            found.append(Setting(training, name, segmenter, augmentation, share, fraction))
+        for few in study.fine_tune.patients if study.fine_tune is not None else ():
+            # as many patients, and a new network or one that was trained on synthetic slices
+            found.append(Setting("real", "", segmenter, augmentation, real_patients=few))
+            found += [Setting("finetune", g, segmenter, augmentation, real_patients=few) for g in study.generators]
     return list(dict.fromkeys(found))  # a ratio's share of 1 may be the training `real`
 
 
@@ -278,21 +259,16 @@ def _sources(study: Grid) -> Iterator[tuple[Kind, str, float | None, float]]:
 
 def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:
     """What a setting changes in `training.mixture` of its segmenter; {} for real, synthetic and both as they are."""
-    part = setting.real_fraction < 1 or setting.real_patients is not None
-    changed: dict[str, Any] = {}
-    if setting.real_share is not None:
-        changed["real_share"] = setting.real_share
-    if setting.real_fraction < 1:
-        changed["patient_fraction"] = setting.real_fraction
+    changed: dict[str, Any] = {"patient_fraction": setting.real_fraction} if setting.real_fraction < 1 else {}
     if setting.real_patients is not None:
         changed["patient_count"] = setting.real_patients
     if setting.training == "ratio":
         assert study.ratios is not None
         changed |= {"total": study.ratios.total or "real", "choose": study.ratios.choose}
-    if setting.training == "ratio" or part:
+    if changed:  # a part of the patients or slices
         of = (repeat,) if study.real_subsets == "each_repeat" else ()
         changed["subset_seed"] = study.derived_seed("subset", *of)
-    return changed
+    return changed | ({"real_share": setting.real_share} if setting.real_share is not None else {})
 
 
 def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -352,14 +328,12 @@ def _check_fine_tune(study: Grid, fine_tune: FineTune) -> None:
 def _check_mixtures(study: Grid) -> None:
     """A field of a segmenter's own mixture must not be one that the grid sets as well."""
     set_by = {"total": "ratios", "choose": "ratios"}
-    set_by |= {"real_share": "ratios"} if study.ratios else {}
-    set_by |= {"real_share": "real_shares"} if study.real_shares is not None else {}
-    set_by |= {"patient_fraction": "real_fractions"} if study.real_fractions is not None else {}
-    set_by |= {"patient_count": "fine_tune"} if study.fine_tune is not None else {}
+    pairs = [("ratios", "real_share"), ("real_shares", "real_share")]
+    pairs += [("real_fractions", "patient_fraction"), ("fine_tune", "patient_count")]
+    set_by |= {field: own for own, field in pairs if getattr(study, own) is not None}
     for name, segmenter in study.segmenters.items():
-        mixture = segmenter.training.mixture
-        usual = type(mixture)()  # a study that is read again has every field, most of them at their default
-        for field in sorted(mixture.model_fields_set & set_by.keys()):
+        usual, mixture = MixtureConfig(), segmenter.training.mixture
+        for field in sorted(set_by):
             if getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)
                 raise problem_at(path, f"cannot be set here: it follows from the study's `{set_by[field]}`")

@@ -1,8 +1,4 @@
-"""Generators and segmenters of a study file: networks with their training, plug-ins, folders of images.
-
-`generators: {sg2: {snapshots: 4, training: {kimg: 100}}}` trains one network and keeps its weights at 25, 50 and 75
-kimg as well: besides `sg2` there are then the generators `sg2-25kimg`, `sg2-50kimg` and `sg2-75kimg`, used like others.
-"""
+"""Generators and segmenters of a study file: networks with their training, plug-ins, folders of images."""
 
 from __future__ import annotations
 
@@ -38,7 +34,6 @@ from understudy.segmenters import config as segmenters
 from understudy.segmenters.config import SegmenterTrainingConfig, UNetConfig
 from understudy.study.config.yaml import Strict, merged, problem_at
 
-SIZES = (16, 32, 64, 128, 256, 512)
 NETWORKS = {name: network_type(name) for name in KINDS}
 NAMES: dict[str, tuple[list[str], str, dict[str, str]]] = {  # section -> kinds, the default, kinds by other names
     "generators": (list(KINDS), DEFAULT_KIND, {a: name for name, net in NETWORKS.items() for a in net.aliases}),
@@ -238,11 +233,7 @@ def _refuse_set(model: BaseModel, why: str, *fields: str) -> Any:
 
 
 def named_kinds(entries: Any, section: str) -> Any:
-    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one.
-
-    Raises:
-        PydanticCustomError: a name seems to mean a kind that it would not get.
-    """
+    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one."""
     if not isinstance(entries, Mapping):
         return entries
     found = {name: spec for name, spec in entries.items() if spec is not None}
@@ -279,11 +270,7 @@ def kinds_meant(name: str, section: str) -> list[str]:
 
 
 def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
-    """The generators and, after each that asks for snapshots, these.
-
-    Raises:
-        ValueError: snapshots where they make no sense, a name that is taken.
-    """
+    """The generators and, after each that asks for snapshots, these: `sg2-25kimg`, ... of `sg2`."""
     out: dict[str, Any] = {}
     for name, spec in generators.items():
         out[name] = spec
@@ -306,9 +293,6 @@ def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
 def snapshot_points(wanted: int | list[float], kimg: float) -> list[float]:
     """Thousand images at each snapshot but the last, which is the finished generator.
 
-    Raises:
-        ValueError: a point that is not within the training, or a duplicate.
-
     Example:
         >>> snapshot_points(4, 100)
         [25.0, 50.0, 75.0]
@@ -327,8 +311,8 @@ def check_sizes(
     """An error of `problem_at` for the first network that does not exist at one of these resolutions."""
     networks = {name: g.model for name, g in generators.items() if isinstance(g, GeneratorSpec)}
     for resolution in resolutions if networks else ():
-        if resolution not in SIZES:
-            what = f"generators are for slices of {', '.join(map(str, SIZES))} pixels, not {resolution}"
+        if resolution not in (16, 32, 64, 128, 256, 512):
+            what = f"generators are for slices of 16, 32, 64, 128, 256, 512 pixels, not {resolution}"
             raise problem_at(("slices", "resolution"), what)
     for name, model in networks.items():
         for resolution in resolutions:

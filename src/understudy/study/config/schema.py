@@ -1,15 +1,6 @@
 """The study file: what is compared with what, on whom, how often. Every field has a default and a unit.
 
-```yaml
-preset: quickstart        # start from it and override
-name: my-study
-cohort: {path: /data/brats}
-generators: {stylegan2: {samples: 5000}}
-repeats: 3
-```
-
-Relative paths are relative to the study file. Generators and segmenters are named, so that a file that builds on a
-preset changes one field of one of them; `name: null` drops one.
+Generators and segmenters are named, so that a file that builds on a preset changes one field of one of them.
 """
 
 from __future__ import annotations
