@@ -297,7 +297,7 @@ def test_wrong_official_weights_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("told", "words"),
-    [({"wings": 2}, "wings"), ({"num_heads": 2}, "--head-channels"), ({"noise_schedule": "none"}, "noise_schedule")],
+    [({"wings": 2}, "wings"), ({"num_heads": 2}, "num_head_channels"), ({"noise_schedule": "none"}, "noise_schedule")],
 )
 def test_arguments_that_are_not_understood_are_refused(told: dict[str, Any], words: str) -> None:
     weights = {f"M/{n}": np.zeros(s, np.float32) for n, s in official_shapes(NETWORK).items()}

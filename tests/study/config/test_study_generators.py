@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from understudy.errors import UnderstudyError
 from understudy.generators.interface import RECIPES
 from understudy.generators.registry import KINDS, network_type
-from understudy.study.config.networks import GeneratorSpec, named_kinds, snapshot_points
+from understudy.study.config.networks import NETWORKS, GeneratorSpec, named_kinds, snapshot_points
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.plan import Plan, make_plan
 
@@ -39,6 +39,14 @@ def test_the_paper_recipe_neither_augments_nor_truncates(kind: str) -> None:
     if kind != "diffusion":
         assert spec.training.augment.mode == "off"
         assert spec.training.balance_classes is None
+
+
+def test_a_recipe_that_a_sixth_generator_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "sixth", "understudy.generators.builtin:StyleGan2Type")
+    monkeypatch.setitem(NETWORKS, "sixth", network_type("sixth"))
+    with pytest.raises(ValidationError, match=r"'workstation'") as error:
+        GeneratorSpec.model_validate({"recipe": "workstation", "model": {"kind": "sixth"}})
+    assert error.value.errors()[0]["ctx"]["path"] == ("recipe",)
 
 
 def test_fields_given_stand_above_the_recipe() -> None:

@@ -63,11 +63,10 @@ def import_checkpoint(
     """
     path, folder = Path(path), Path(out)
     if annotation not in get_args(Annotation):
-        raise UnderstudyError(
-            f"annotation {annotation!r} is unknown", fix="coded (one channel) or one_hot (one a class)"
-        )
+        what = f"annotation {annotation!r} is unknown"
+        raise UnderstudyError(what, fix="coded (one channel) or one_hot (one a class)")
     if len(classes) < 2 or classes[0].source != 0:
-        raise UnderstudyError("no classes besides the background", fix="name them by --classes")
+        raise UnderstudyError("no classes besides the background", fix="name them (`classes`, --classes)")
     content = read_checkpoint(path)
     with _naming(path):
         checkpoint = collect(content)
@@ -142,7 +141,7 @@ def _arguments(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, An
         return {**arguments, **given}
     if given:
         problem = f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself"
-        raise UnderstudyError(problem, fix="leave options that say `.pt only` to guided-diffusion's .pt")
+        raise UnderstudyError(problem, fix="leave `diffusion` (options that say `.pt only`) out")
     # a network is built before its shapes are compared: sizes beyond the arrays would fill the memory
     widest = max((sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2), default=1)  # channels
     for name, value in arguments.items():
@@ -164,16 +163,18 @@ def _checked_channels(kind: str, model: Any, names: Sequence[str] | None, drawn:
     images = count - drawn
     if images < 1:
         problem = f"the model has {count} channels, too few for an image and {drawn} of the annotation"
-        fix = "only models that draw an annotation with the image can be imported; see --annotation and --classes"
+        fix = "only models that draw an annotation can be imported; check `annotation` and `classes`"
         raise UnderstudyError(problem, fix=fix)
-    order = f"the models of the paper's authors on AIDA data hub have, for this model, {_AUTHORS_ORDER[kind]}"
+    order = f"the models of the paper's authors on AIDA data hub have, for this kind, {_AUTHORS_ORDER[kind]}"
     if names is None:
         problem = f"the names of the {images} image channels are needed: the file does not tell them"
-        raise UnderstudyError(problem, fix=f"add --channels with the names in the order of the training; {order}")
+        raise UnderstudyError(
+            problem, fix=f"give `channels` (--channels), the names in the order of the training; {order}"
+        )
     if len(names) != images:
         problem = f"{len(names)} channels named ({', '.join(names)}), but the model has {count}: {images} of the image"
         problem += f" and {drawn} of the annotation, which is last and not named"
-        raise UnderstudyError(problem, fix=f"correct --channels (or --annotation, --classes); {order}")
+        raise UnderstudyError(problem, fix=f"correct `channels` (or `annotation`, `classes`); {order}")
     return tuple(names)
 
 

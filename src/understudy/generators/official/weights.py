@@ -376,7 +376,7 @@ def unet_config(weights: Arrays, told: Mapping[str, Any]) -> unet.DiffusionConfi
     ours = _ours(told, _UNET_ARGUMENTS)
     ours["split_heads_first"] = not told.get("use_new_attention_order", False)
     if {"num_heads", "num_head_channels"} <= told.keys():
-        raise UnderstudyError("both --heads and --head-channels are given", fix="give the one of the training")
+        raise UnderstudyError("both num_heads and num_head_channels are given", fix="give the one of the training")
     shapes = {name.removeprefix("M/"): array.shape for name, array in weights.items()}
     if "label_emb.weight" in shapes:
         raise UnderstudyError("the model is conditioned on labels, which is not supported", "label_emb", _UNET)
@@ -388,11 +388,11 @@ def unet_config(weights: Arrays, told: Mapping[str, Any]) -> unet.DiffusionConfi
     if ours["channel_mult"] in _RESOLUTIONS:
         ours.setdefault("resolution", _RESOLUTIONS[ours["channel_mult"]])
     needed = {"resolution": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
-    if missing := [option for name, option in needed.items() if name not in ours]:
+    if missing := [f"{name} ({option})" for name, option in needed.items() if name not in ours]:
         problem = f"a .pt holds only weights, which do not tell {', '.join(missing)}"
         paper = "the paper's authors used --resolution 256 --steps 4000 --schedule linear"
         own = "guided-diffusion's own defaults are --steps 1000 --schedule linear"
-        raise UnderstudyError(problem, fix=f"add {' '.join(missing)} as in the training: {paper}, {own}")
+        raise UnderstudyError(problem, fix=f"give them as in the training: {paper}; {own}")
     return unet.DiffusionConfig(**ours, attention_resolutions=tuple(ours["resolution"] // rate for rate in rates))
 
 
