@@ -36,10 +36,7 @@ def sides(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, training_row
     """The three sets, checked before anything expensive.
 
     A set with a column `split` gives its "train" rows (or `training_rows`) as training and its validation and test
-    rows as held-out slices; other sets give all their rows.
-
-    Raises:
-        UnfitSets: an empty part, other sizes or channels, a patient on both sides.
+    rows as held-out slices; other sets give all their rows. Raises `UnfitSets`.
     """
     if held_out is train and "split" not in train.index:
         what, fix = "the set has no column `split`", "give slices of patients never trained on (--heldout)"
@@ -141,11 +138,9 @@ class Comparison:
         return concentration(patients[near["flagged"].to_numpy()], patients, votes)
 
     def findings(self, controls: Controls, rows: Ints | None = None, screened: bool | None = None) -> Findings:
-        """What the verdict is made of.
+        """What the verdict is made of, of all synthetic slices or some rows; of these without the patients they hit.
 
-        Args:
-            rows: judges these rows of the synthetic set; the patients that they hit are not told. None: all.
-            screened: whether these rows were chosen by an audit, so that no flag is left. None: as the set says.
+        `screened`: whether the rows were chosen by an audit, so that no flag is left; None: as the set says.
         """
         main, faint, hits = self.main, self.faint, {}
         count = len(self.parts.synthetic.rows)
@@ -183,12 +178,9 @@ class Comparison:
 
 
 def compare(parts: Sides, config: AuditConfig, search: Callable[[str, Part, Part], pd.DataFrame]) -> Comparison:
-    """Searches for held-out and synthetic slices among the training slices.
+    """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`.
 
     `search`: its name, queries, training slices -> nearest training slices (`search.nearest`).
-
-    Raises:
-        UnfitSets: constant slices only; a held-out slice that is a training slice.
     """
     contrast = parts.training.contrast
     if not contrast.any():

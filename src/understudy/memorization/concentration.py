@@ -53,12 +53,11 @@ class Concentration:
 def concentration(flagged: Names, judged: Names, votes: Names) -> Concentration | None:
     """Tests whether flags are concentrated; None without flags or votes.
 
-    If flagged slices were drawn as votes are, all ways of dividing the F + K between the two groups would be equally
-    likely: Fisher's exact test (Fisher 1935), p the upper tail of the hypergeometric law. Since the patients are chosen
-    because they are hit, p is multiplied by the number of sets of so many of the D patients that are named, and by the
-    number of sizes tried (Bonferroni).
-
-    Training patients beside the flagged slices [F], beside the judged ones [m], and `votes_of` held-out patients [K].
+    Given are the training patients beside the flagged slices [F], beside the judged ones [m], and `votes_of` held-out
+    patients [K]. If flagged slices were drawn as votes are, all ways of dividing the F + K between the two groups would
+    be equally likely: Fisher's exact test (Fisher 1935), p the upper tail of the hypergeometric law. Since the patients
+    are chosen because they are hit, p is multiplied by the number of sets of so many of the D patients that are named,
+    and by the number of sizes tried (Bonferroni).
     """
     f, k = len(flagged), len(votes)
     if not f or not k:

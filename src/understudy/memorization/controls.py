@@ -182,9 +182,8 @@ def run_controls(
 ) -> Controls:  # fmt: skip
     """Plants copies of judged training slices and searches for them; audits held-out patients against each other.
 
-    Args:
-        search: all slices of a set -> nearest training slices (`search.nearest`).
-        work_dir: where planted copies, which are training slices, are kept meanwhile; None: the system's folder.
+    `search`: all slices of a set -> nearest training slices (`search.nearest`). Planted copies, which are training
+    slices, are kept meanwhile in `work_dir`, or the system's folder.
     """
     kinds, like, quantile = planted_copies(config.transforms), training.slices, config.quantile
     rows = evenly(training, config.copies, [config.seed, 23])

@@ -54,10 +54,7 @@ class AuditResult:
         return histograms(self.numbers, pyplot.figure())
 
     def save(self, out: str | Path) -> Path:
-        """Writes audit.json, audit.md, p_values.parquet, which may be shared, and `private/` without its pictures.
-
-        Returns the path of audit.json; raises `UnderstudyError` if the disk is full or there is no permission.
-        """
+        """Writes audit.json, audit.md, p_values.parquet, which may be shared, and `private/`; returns the first."""
         out = Path(out)
         write_text(out / "private" / "README.txt", README)
         names = self.neighbours.loc[self.neighbours["name"] != "", ["name", "patient"]].drop_duplicates()
@@ -213,8 +210,7 @@ def _more_views(comparison: Comparison) -> dict[str, Any]:
 
 
 def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
-    """Near-duplicates within the synthetic set (mode collapse): nearer to each other than held-out to training slices;
-    None if that is not wanted or there is one slice only."""
+    """Near-duplicates within the synthetic set (mode collapse): nearer to each other than held-out to training."""
     synthetic, config, null = comparison.judged.synthetic, comparison.config, comparison.main.null
     # at most as many as there are training slices: as many chances to find a neighbour as held-out slices have
     count = min(len(synthetic.rows), config.within, len(comparison.parts.training.rows) + 1)

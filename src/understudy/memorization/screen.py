@@ -47,12 +47,8 @@ def screen(
 ) -> tuple[SliceSet, Screened]:
     """Writes the slices of a set that its audit leaves: neither flagged nor near-duplicates of flagged ones.
 
-    Args:
-        synthetic, audit_dir: the set that was audited, and the audit's folder.
-        out: folder of the new set; its index keeps all columns, and `row_before` says where a slice was.
-
-    Raises:
-        UnderstudyError: an audit of another set, one without controls, nothing left, other things at `out`, disk full.
+    `out`: folder of the new set; its index keeps all columns, and `row_before` says where a slice was. Raises
+    `UnderstudyError` for an audit of another set or without controls, nothing left, other things at `out`.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -151,13 +147,9 @@ class Recheck:
         return self.found.concentration
 
     def rest(self, kept: Ints, screened: bool = True) -> Verdict:
-        """The verdict on these rows of the synthetic set. Its sentences name no patients that were hit.
+        """The verdict on these rows; if they were not `screened` by this audit, they are all rows.
 
-        Args:
-            screened: whether the rows were chosen by this audit; no flag is left then. Else they are all rows.
-
-        Raises:
-            UnderstudyError: none of them can be judged.
+        Its sentences name no patients that were hit. Raises `UnderstudyError` if none of the rows can be judged.
         """
         if not np.isin(kept, self.found.main.part.rows).any():
             what = "no slice that is left can be judged"
@@ -171,11 +163,8 @@ def recheck(
 ) -> Recheck:  # fmt: skip
     """Hashes the three sets (as in `perform.audit`) again, searches again, and compares with the audit's folder.
 
-    A release rests on an audit's p-values, which are not taken on trust.
-
-    Raises:
-        UnfitSets: see `comparison.sides`.
-        UnderstudyError: no audit with its controls, other sets or rows, changed files, other p-values.
+    A release rests on an audit's p-values, which are not taken on trust: raises `UnderstudyError` for no audit with its
+    controls, other sets or rows, changed files, other p-values.
     """
     folder = Path(audit_dir)
     numbers = read_audit(folder)

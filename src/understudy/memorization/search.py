@@ -46,22 +46,18 @@ def nearest(
 
     Args:
         queries, training: sets of the same resolution, channels and (for the annotation) classes, matched by name.
-        query_rows, training_rows: which rows; None means all. The mean image is the mean of `training_rows`.
+        training_rows: None means all. The mean image is the mean of these rows.
         skip_itself: a query is not compared with the training slice of the same row, to search a set within itself.
-        views, transforms: of the query, tried beside each other, see `views.named_views` and `views.transform`.
+        transforms: of the query, tried beside each other, see `views.transform`.
         memory_bytes: for pixels and products, beside the 0.5 GB of a process with torch.
         tile: (queries, training slices) a tile; None chooses them from `memory_bytes`.
-        work_dir: keeps what is found, so that a killed search continues; None keeps nothing.
+        work_dir: keeps what is found, so that a killed search continues.
 
     Returns:
         One row a query, in order: `row`, and for every view V `V.score` (Pearson correlation in -1..1, or Dice in
         0..1; NaN where undefined: constant image, empty annotation, no partner), `V.row` (of the best training slice,
-        -1 where undefined) and `V.transform` (of the query; 0 where undefined). Ties, and correlations that differ by
-        less than the rounding of float64, go to the lowest training row, then transform. `attrs["compared"]` is the
-        number of pairs (and transforms of them) that this call compared.
-
-    Raises:
-        UnderstudyError: the sets do not fit together, no rows, unknown view, memory too small.
+        else -1) and `V.transform` (of the query, else 0). Ties, and correlations that differ by less than the rounding
+        of float64, go to the lowest training row, then transform. `attrs["compared"]`: pairs compared by this call.
     """
     named = named_views(views, training.channels)
     transforms = tuple(sorted(set(transforms)))
@@ -70,18 +66,16 @@ def nearest(
     groups: dict[Callable[[Pixels], Pixels] | None, dict[str, View]] = {}
     for name, view in named.items():  # views of the same pixels share their products
         groups.setdefault(view.pixels, {})[name] = view
-    tables = []
+    tables, compared = [], 0
     for number, own in enumerate(groups.values()):
         folder = work_dir / str(number) if work_dir and number else work_dir
-        store = _Store(folder, sha256_json([2, pair.identity(), tuple(own), transforms, tiles[0]]))
+        store = _Store(folder, sha256_json([2, pair.identity, tuple(own), transforms, tiles[0]]))
         search = _Search(pair, own, transforms, tiles, store, resolve_device(device))
-        work = len(pair.query_rows) * len(pair.training_rows) * len(transforms)
-        with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
-            tables.append(search.run(meter))
-        tables[-1].attrs["compared"] = search.compared
+        tables.append(search.run(progress))
+        compared += search.compared
     columns = ["row", *(f"{name}.{field}" for name in named for field in ("score", "row", "transform"))]
     found = pd.concat([tables[0], *(t.drop(columns="row") for t in tables[1:])], axis=1)[columns]
-    found.attrs["compared"] = sum(t.attrs["compared"] for t in tables)
+    found.attrs["compared"] = compared
     return found
 
 
@@ -120,11 +114,9 @@ class _Pair:
             else slices
             for slices in (queries, training)
         )
-
-    def identity(self) -> list[object]:
-        """What the result depends on, beside views and transforms."""
         rows = self.query_rows.tolist(), self.training_rows.tolist()
-        return [self.queries.content_hash, self.training.content_hash, *rows, self.skip_itself]
+        # what the result depends on, beside views and transforms
+        self.identity = [self.queries.content_hash, self.training.content_hash, *rows, skip_itself]
 
 
 def _rows(slices: SliceSet, wanted: ArrayLike | None) -> Ints:
@@ -202,33 +194,26 @@ class _Search:
             return sides, None
         return sides, Annotations(labels.to(self.device), len(pair.training.class_names))
 
-    def query_tiles(self) -> list[tuple[int, int, str]]:
-        """(start, stop, name of the stored part) of every tile of queries."""
+    def run(self, progress: bool) -> pd.DataFrame:
+        """The whole table, tile after tile, from what an earlier run has stored or by comparing."""
         count, size = len(self.pair.query_rows), self.tiles[0]
-        return [(start, min(count, start + size), f"queries-{start:09d}") for start in range(0, count, size)]
-
-    def pairs_done(self) -> int:
-        """Pairs that an earlier run has compared."""
-        parts = [(stop - start, self.store.load(name)) for start, stop, name in self.query_tiles()]
-        return sum(count * int(part["done"]) for count, part in parts if part) * len(self.transforms)
-
-    def run(self, meter: Meter) -> pd.DataFrame:
-        """The whole table, tile after tile, from what is stored or by comparing."""
-        frames = []
-        for start, stop, name in self.query_tiles():
-            part = self.store.load(name) or {"done": np.int64(0)}
-            table = part["table"] if "table" in part else self._tile(start, stop, name, part, meter)
-            columns: dict[str, Any] = {"row": self.pair.query_rows[start:stop]}
-            for v, view in enumerate(self.views):
-                columns[f"{view}.score"] = table[v, 0]
-                columns[f"{view}.row"] = table[v, 1].astype(np.int64)
-                columns[f"{view}.transform"] = table[v, 2].astype(np.int64)
-            frames.append(pd.DataFrame(columns))
+        tiles = [(start, min(count, start + size)) for start in range(0, count, size)]
+        parts = [self.store.load(f"queries-{start:09d}") or {"done": np.int64(0)} for start, _ in tiles]
+        done = sum((stop - start) * int(part["done"]) for (start, stop), part in zip(tiles, parts, strict=True))
+        work, frames = count * len(self.pair.training_rows) * len(self.transforms), []
+        with track(work, "nearest neighbours", "pairs", done * len(self.transforms), progress) as meter:
+            for (start, stop), part in zip(tiles, parts, strict=True):
+                table = part["table"] if "table" in part else self._tile(start, stop, part, meter)
+                columns: dict[str, Any] = {"row": self.pair.query_rows[start:stop]}
+                for v, view in enumerate(self.views):
+                    columns[f"{view}.score"] = table[v, 0]
+                    columns[f"{view}.row"], columns[f"{view}.transform"] = table[v, 1:].astype(np.int64)
+                frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
-    def _tile(self, start: int, stop: int, name: str, part: dict[str, Any], meter: Meter) -> Floats:
+    def _tile(self, start: int, stop: int, part: dict[str, Any], meter: Meter) -> Floats:
         """Score, row and transform [V, 3, q] of queries start..stop; `part`: how far an earlier run came."""
-        count, done = len(self.pair.training_rows), int(part["done"])
+        count, done, name = len(self.pair.training_rows), int(part["done"]), f"queries-{start:09d}"
         best = np.zeros((len(self.views), len(self.transforms), stop - start), WINNER)
         best["key"], best["row"] = -np.inf, -1
         best = part.get("best", best)
@@ -288,10 +273,7 @@ class _Search:
 
 
 def _improve(best: NDArray[np.void], queries: Ints, found: Best, sizes: Ints, rows: Ints) -> None:
-    """Takes over what is better, or as good and of a lower row; `best` [q], of queries at these positions [m].
-
-    `sizes` and `rows` [n] are of the training slices of the tile.
-    """
+    """Takes over what is better, or as good and of a lower row: `best` [q], queries [m], training slices [n]."""
     key, value, column = (field.cpu().numpy() for field in found)
     new = np.empty(len(queries), WINNER)
     new["key"], new["value"], new["size"], new["row"] = key, value, sizes[column], rows[column]
@@ -311,7 +293,6 @@ class _Store:
             write_text(stamp, identity)
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The arrays of a part, or None where it was not stored."""
         if self._folder is None or not (path := self._folder / f"{name}.search.npz").is_file():
             return None
         with np.load(path, allow_pickle=False) as arrays:
