@@ -16,9 +16,9 @@ from understudy.report.data import ReportData
 from understudy.segmenters.config import SegmenterTrainingConfig
 from understudy.study.config.grid import settings
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine.machine import Calibration
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.jobs import Job
+from understudy.study.engine.machine import Calibration
 from understudy.study.engine.plan import Plan, make_plan
 
 BASE: dict[str, Any] = {

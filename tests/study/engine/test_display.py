@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from understudy.runtime.progress import latest, track
-from understudy.study.engine.display import Display, Line, Overall, remaining, table_of
+from understudy.study.engine.display import Display, Line, remaining, table_of
 from understudy.study.engine.jobs import Job
 
 TRAINING = {"what": "training", "done": 300.0, "total": 1000.0, "unit": "images", "rate": 7.0, "figures": "loss 0.5"}
@@ -21,15 +21,15 @@ LINES = [
 ]
 
 
-def drawn(lines: list[Line], overall: Overall, width: int) -> list[str]:
+def drawn(lines: list[Line], done: int, total: int, failed: int, left: float | None, width: int) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(table_of(lines, overall, width))
+    console.print(table_of(lines, done, total, failed, left, width))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_each_worker_is_one_line_that_fits(width: int) -> None:
-    shown = drawn(LINES, Overall(3, 12, 1, 3700.0), width)
+    shown = drawn(LINES, 3, 12, 1, 3700.0, width)
     assert len(shown) == 3
     assert all(len(line) <= width for line in shown)
     assert "30 %" in shown[0]
@@ -52,26 +52,26 @@ def test_each_worker_is_one_line_that_fits(width: int) -> None:
 )
 def test_no_name_and_no_count_breaks_a_line(name: str, done: float, total: float, rate: float) -> None:
     told = {"done": done, "total": total, "rate": rate, "unit": "slices", "figures": "[x]"}
-    shown = drawn([Line(1, name, 1.0, told)], Overall(0, 0, 0, None), 80)
+    shown = drawn([Line(1, name, 1.0, told)], 0, 0, 0, None, 80)
     assert len(shown) == 2
     assert all(len(line) <= 80 for line in shown)
 
 
 def test_what_is_left_is_shared_by_the_workers_and_no_less_than_what_the_longest_needs() -> None:
-    a, b = Job("x", "a", {}), Job("x", "b", {})
-    assert remaining([(a, 100.0), (b, 60.0)], [], 2) == 80
+    a, b = Job("x", "a", {}, seconds=100), Job("x", "b", {}, seconds=60)
+    assert remaining([a, b], [], 2) == 80
     half = Line(1, "a", 1.0, {"done": 5, "total": 10, "rate": 1.0})
-    assert remaining([(a, 100.0), (b, 60.0)], [half], 1) == 110
+    assert remaining([a, b], [half], 1) == 110
     slow = Line(1, "a", 1.0, {"done": 0, "total": 10, "rate": 0.01})
-    assert remaining([(a, 100.0)], [slow], 1) == pytest.approx(1000)
-    assert remaining([(a, 0.0)], [], 1) is None
+    assert remaining([a], [slow], 1) == pytest.approx(1000)
+    assert remaining([Job("x", "a", {})], [], 1) is None
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
     file = io.StringIO()
     with Display(Console(file=file)) as display:
         assert not display.due
-        display.show(LINES, Overall(0, 1, 0, None))
+        display.show(LINES, 0, 1, 0, None)
     assert file.getvalue() == ""
 
 

@@ -62,6 +62,15 @@ def test_a_job_that_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert state_of(job_folder(tmp_path, job)) == "done"
 
 
+def test_a_process_that_only_takes_part_needs_no_lock_and_leaves_no_record(tmp_path: Path) -> None:
+    """As rank 1 of torchrun or srun: the first process holds the lock and writes the results."""
+    job = Job("count", "a", {})
+    folder = job_folder(tmp_path, job)
+    with locked(folder):
+        assert run_job(job, {}, tmp_path, STAGES, devices=2, rank=1) == {"calls": 1}
+    assert sorted(path.name for path in folder.iterdir()) == ["calls", "lock"]
+
+
 def test_done_names_the_inputs_and_a_job_waits_for_them(tmp_path: Path) -> None:
     first = Job("count", "first", {})
     second = Job("count", "second", {}, (("data", first.id),))

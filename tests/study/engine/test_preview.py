@@ -17,11 +17,10 @@ from understudy.errors import UnderstudyError
 from understudy.generators.registry import model_config, network_type
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine import calibration, costs
-from understudy.study.engine.calibration import Calibration, calibrated, stated
-from understudy.study.engine.costs import generator_cost, training_work
-from understudy.study.engine.estimate import estimated, reached
+from understudy.study.engine import estimate, machine
+from understudy.study.engine.estimate import estimated, generator_cost, reached, training_operations
 from understudy.study.engine.jobs import job_folder
+from understudy.study.engine.machine import Calibration, calibrated, stated
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.preview import changed_fields, preview
 from understudy.study.engine.run import claimed
@@ -83,11 +82,11 @@ def test_networks_of_the_paper_are_counted_in_the_package(
     paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(name: str, value: dict[str, Any]) -> None:
-        raise AssertionError("a network is not in costs.json: run python -m understudy.study.engine.costs")
+        raise AssertionError("a network is not in costs.json: run python -m understudy.study.engine.estimate")
 
-    costs._kept.cache_clear()
+    estimate._known.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    monkeypatch.setattr(costs, "write_cached", write)
+    monkeypatch.setattr(estimate, "write_cached", write)
     seen(make_plan(load_study(paper)), tmp_path / "out")
 
 
@@ -168,19 +167,19 @@ def test_an_estimate_refuses_no_valid_study(tmp_path: Path) -> None:
 def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     speeds = iter([1e9, 2e9])
-    monkeypatch.setattr(calibration, "calibrate", lambda device: next(speeds))
+    monkeypatch.setattr(machine, "calibrate", lambda device: next(speeds))
     first = calibrated("cpu")
     assert first.speed == calibrated("cpu").speed == 1e9
     assert calibrated("cpu", again=True).speed == calibrated("cpu").speed == 2e9
     assert first.measured[:10] in first.words
-    (tmp_path / "understudy" / calibration.FILE).write_text("{cut off")
-    monkeypatch.setattr(calibration, "calibrate", lambda device: 3e9)
+    (tmp_path / "understudy" / machine.SPEEDS).write_text("{cut off")
+    monkeypatch.setattr(machine, "calibrate", lambda device: 3e9)
     assert calibrated("cpu").speed == 3e9
 
 
 def test_a_stated_speed_is_a_number_or_a_device() -> None:
     assert stated("2.5e14").speed == 2.5e14
-    assert stated("RTX-4090").speed < calibration.RATED["rtx4090"]
+    assert stated("RTX-4090").speed < machine.RATED["rtx4090"]
     for wrong in ("fast", "-1", "nan", "1"):
         with pytest.raises(UnderstudyError, match="is no speed"):
             stated(wrong)
@@ -190,7 +189,7 @@ def test_a_named_device_agrees_with_what_its_maker_published() -> None:
     # stylegan3/docs/configs.md: StyleGAN 2, 256 x 256, channel_base 16384, batch 16 on one A100: 12.5 s/kimg
     config = model_config({"kind": "stylegan2", "resolution": 256, "channels": 5, "channel_base": 16384})
     training = network_type("stylegan2").training.model_validate({"kimg": 1, "batch": 16})
-    work = training_work(config, training)
+    work = training_operations(config, training)
     seconds = work / reached(stated("a100"), "generator", "stylegan2", work / 1000 * 16)
     assert seconds == pytest.approx(12.5, rel=0.3)
 

@@ -29,12 +29,14 @@ from understudy.study.config.schema import Study
 from understudy.study.engine import slurm
 from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.estimate import estimated
-from understudy.study.engine.jobs import Job, is_locked, job_folder, read_done, read_failed
+from understudy.study.engine.jobs import Job, is_locked, job_folder, not_done, read_done, read_failed
 from understudy.study.engine.machine import cores, gpus
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.run import claimed, conclude, without_diverged
+from understudy.study.engine.pool import without_diverged
+from understudy.study.engine.run import claimed, conclude
 
 Kind = Literal["slurm", "local"]
+STEP = [sys.executable, "-m", "understudy.study.engine.cluster_step"]
 PATIENCE = 300.0  # seconds that jobs of an earlier run, or of this one, have to save their state and leave
 
 
@@ -53,10 +55,6 @@ def run_on_cluster(
         out: folder of the results, which all machines of the cluster see.
         kind: "slurm", or "local": one job a core of this machine.
         at_once: jobs at once; None: `max_jobs` of the study file, or this machine's cores.
-
-    Raises:
-        UnderstudyError: the folder cannot be used (see `claimed`), Snakemake or SLURM is missing or refuses the plan.
-        Interrupted: SIGTERM or SIGINT, or Snakemake was killed; running again continues.
     """
     check_tools(kind)
     here = "auto" if kind == "slurm" else device  # this machine need not have the queue's devices
@@ -66,7 +64,7 @@ def run_on_cluster(
         folder = folder.absolute()
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
         jobs = without_diverged(wanted.jobs, result)
-        left = [job for job in jobs if read_done(job_folder(folder, job)) is None]
+        left = not_done(jobs, folder)
         ids = {job.id for job in left}
         result.reused = [job for job in jobs if job.id not in ids]
         if left:
@@ -89,9 +87,8 @@ def dry_run(
     study: Study, out: Path, kind: Kind, device: str, until: str, at_once: int | None
 ) -> tuple[list[list[Any]], list[str]]:
     """What would be given to the queue: rows of stage, jobs, cores, MB, GPUs, minutes, more options; further lines."""
-    plan, config, out = make_plan(study), study.cluster, out.absolute()
-    wanted = plan.until(until).jobs
-    left = [job for job in wanted if read_done(job_folder(out, job)) is None]
+    config, out, wanted = study.cluster, out.absolute(), make_plan(study).until(until).jobs
+    left = not_done(wanted, out)
     content = queue_plan(left, out, config, kind, device, {})
     rows = []
     for stage, asked in content["stages"].items():
@@ -118,11 +115,8 @@ def check_tools(kind: Kind) -> None:
 
 
 def settle(study: str, out: Path, left: Sequence[Job], kind: Kind, log: RunLog) -> dict[str, str]:
-    """Takes the waiting jobs of an earlier run, whose Snakemake was killed, out of the queue; its running ones go on.
-
-    Returns:
-        Folder's name -> SLURM's number of the job that runs in it, for whose end the job that follows waits.
-    """
+    """Takes the waiting jobs of an earlier run, whose Snakemake was killed, out of the queue; its running ones go on:
+    folder's name -> SLURM's number of the job that runs in it, for whose end the job that follows waits."""
     running: dict[str, str] = {}
     if kind == "slurm":
         found = slurm.queued(slurm.name_of(study, out))
@@ -152,19 +146,18 @@ def queue_plan(
     here = gpus() if kind == "local" and device in ("auto", "cuda") else []
     jobs = {}
     for job in left:
-        options = list(config.of(job.stage).sbatch)
+        options = ["--open-mode=append", *config.of(job.stage).sbatch]
         if job.folder_name in running:
             options.append(f"--dependency=afterany:{running[job.folder_name]}")
         jobs[job.folder_name] = {
             "stage": job.stage,
             "after": sorted({ids[before] for _, before in job.inputs if before in ids}),
-            "sbatch": shlex.join(["--open-mode=append", *options]) if kind == "slurm" else "",
+            "sbatch": shlex.join(options) if kind == "slurm" else "",
         }
-    stages = dict.fromkeys(job.stage for job in left)
     return {
         "jobs": jobs,
-        "stages": {stage: stage_plan(stage, config, kind, bool(here)) for stage in stages},
-        "step": shlex.join([sys.executable, "-m", "understudy.study.engine.cluster_step", str(out)]),
+        "stages": {job.stage: stage_plan(job.stage, config, kind, bool(here)) for job in left},
+        "step": shlex.join([*STEP, str(out)]),
         "device": device,
         "gpus": here,
         "container": [*shlex.split(config.container_command), config.container] if config.container else [],
@@ -174,9 +167,9 @@ def queue_plan(
 
 def stage_plan(stage: str, config: ClusterConfig, kind: Kind, gpus_here: bool) -> dict[str, Any]:
     """The resources of a stage's jobs, in Snakemake's names."""
-    asked, own = config.of(stage), config.stages.get(stage)
+    asked = config.of(stage)
     # on this machine one core each, so that there is one job a core, unless the study file says more
-    threads = asked.cpus if kind == "slurm" else (own.cpus if own else None) or config.cpus or 1
+    threads = asked.cpus if kind == "slurm" or "cpus" in asked.model_fields_set else 1
     found: dict[str, Any] = {"runtime": math.ceil(asked.minutes)}
     if asked.gpus and (kind == "slurm" or gpus_here):
         found["gpu"] = asked.gpus
@@ -196,8 +189,7 @@ def arguments(
     words = ["--snakefile", str(place / "Snakefile"), "--directory", str(place), "--nolock", "--keep-going"]
     words += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor"]
     words += ["--executor", kind, "--workflow-profile", "none", "--retries", str(config.retries)]
-    if config.profile:
-        words += ["--profile", config.profile]
+    words += ["--profile", config.profile] if config.profile else []
     if kind == "local":
         words += ["--cores", str(at_once or cores()), "--latency-wait", "5"]
         return words + (["--resources", f"gpu={len(content['gpus'])}"] if content["gpus"] else [])
@@ -209,17 +201,12 @@ def arguments(
 
 
 def _run_snakemake(words: Sequence[str], left: Sequence[Job], out: Path, kind: Kind, log: RunLog) -> int:
-    """Runs Snakemake and tells what becomes of the jobs; gives its exit status.
-
-    Raises:
-        Interrupted: this process was asked to stop, or Snakemake was killed.
-    """
+    """Runs Snakemake and tells what becomes of the jobs; gives its exit status. `Interrupted` if it was killed."""
     orphaned = signal.SIGINT if kind == "slurm" else signal.SIGKILL
-    module = [sys.executable, "-m", "understudy.study.engine.cluster_step", "snakemake"]
     with StopRequest() as stop, writing(out), open(out / "cluster" / "snakemake.log", "ab") as output:
         process = subprocess.Popen(
-            [*module, str(os.getpid()), str(int(orphaned)), *words], cwd=out / "cluster", start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            [*STEP, "snakemake", str(os.getpid()), str(int(orphaned)), *words], cwd=out / "cluster",
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
         waiting = list(left)
         try:
@@ -252,25 +239,24 @@ def _run_snakemake(words: Sequence[str], left: Sequence[Job], out: Path, kind: K
 
 def collect(left: Sequence[Job], result: RunResult, out: Path, status: int) -> None:
     """Sorts the jobs into done, failed and blocked by their folders; an error if Snakemake failed before any job."""
+    log = out / "cluster" / "snakemake.log"
+    hint = f"\n  where: {log}\n  what to do: look for its name there; logs of its tries are in {log.parent / 'logs'}"
     lost = {job.id for job, _ in result.failed} | {job.id for job in result.blocked}
-    unrecorded: list[Job] = []
+    recorded = bool(result.failed)  # whether one of them says why it failed
     for job in left:
-        folder = job_folder(out, job)
-        if read_done(folder) is not None:
+        if read_done(job_folder(out, job)) is not None:
             result.done.append(job)
-        elif any(before in lost for _, before in job.inputs):
-            lost.add(job.id)
+            continue
+        if any(before in lost for _, before in job.inputs):
             result.blocked.append(job)
         else:
-            lost.add(job.id)
-            failed = read_failed(folder)
-            unrecorded += [] if failed else [job]
-            result.failed.append((job, str(failed.get("message") or "the queue did not run it to its end")))
-    log = out / "cluster" / "snakemake.log"
-    if status and unrecorded and not result.done and len(unrecorded) == len(result.failed):
+            failed = read_failed(job_folder(out, job))
+            recorded |= bool(failed)
+            message = failed.get("message") or "the queue did not run it to its end"
+            result.failed.append((job, f"{message}{'' if failed else hint}"))
+        lost.add(job.id)
+    if status and result.failed and not recorded and not result.done:
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         end = "\n    ".join(["", *[line for line in text.splitlines() if line.strip()][-8:]])
         fix = "correct the section `cluster` of the study file, or ask the cluster's support with this message"
         raise UnderstudyError(f"Snakemake ran none of the jobs: {end}", where=log, fix=fix)
-    hint = f"\n  where: {log}\n  what to do: look for its name there; logs of its tries are in {log.parent / 'logs'}"
-    result.failed = [(job, text + (hint if job in unrecorded else "")) for job, text in result.failed]

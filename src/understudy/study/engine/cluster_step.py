@@ -48,44 +48,34 @@ class Step:
     tries: int = 1  # which try at the job this is, whoever started the others
     stuck: bool = False  # its process was killed, as it hung past its limit
 
-    @property
-    def folder(self) -> Path:
-        return self.out / "jobs" / self.name
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """The resources of this stage's jobs."""
-        return dict(self.plan["stages"][self.plan["jobs"][self.name]["stage"]])
+    def __post_init__(self) -> None:
+        self.folder = self.out / "jobs" / self.name
+        self.asked: dict[str, Any] = self.plan["stages"][self.plan["jobs"][self.name]["stage"]]  # its resources
 
     def command(self) -> list[str]:
         """That runs the job, in a container if the study file names one."""
-        inside = self.plan["container"]
+        inside, gpus = self.plan["container"], self.asked["gpus"]
         words = [*inside, "understudy"] if inside else [sys.executable, "-m", "understudy.cli"]
         words += ["job", self.name, "--out", str(self.out), "--device", self.plan["device"]]
         words += ["--minutes", f"{self.asked['stop_minutes']:g}"]
-        if self.asked["gpus"] > 1:
-            words += ["--devices", str(self.asked["gpus"])]
-        return words
+        return words + (["--devices", str(gpus)] if gpus > 1 else [])
 
     def run(self) -> int:
         """Until the job is done, has failed or is told to stop; gives the exit status."""
         if self.attempt > 1 and failed_for_good(self.folder):
             return 1
-        turns = 0
+        limit, number, turns = f"{self.asked['stop_minutes']:g} minutes", os.environ.get("SLURM_JOB_ID", ""), 0
         while read_done(self.folder) is None:
             kills, self.tries = oom_kills(), next_attempt(self.folder)
             status, told = self._once()
             if read_done(self.folder) is not None:
                 break
-            limit, where = f"{self.asked['stop_minutes']:g} minutes", self.folder
-            again = "run the same command again, it continues; or raise cluster.stages.*.minutes"
             if status == TO_BE_CONTINUED or told:
                 if told and told != signal.SIGUSR1:
                     return TO_BE_CONTINUED
-                number, allowed = os.environ.get("SLURM_JOB_ID", ""), self.plan["requeues"]
+                allowed = self.plan["requeues"]
                 if (slurm.restarts(number) if number else turns) >= allowed:
-                    what = f"the job met its limit of {limit} {allowed + 1} times and is not done"
-                    self._record(UnderstudyError(what, where, f"{again} or cluster.requeues"), TimeoutError())
+                    self._late(f"the job met its limit of {limit} {allowed + 1} times and is not done")
                     return 1
                 if number:
                     refused = f"the cluster does not queue job {number} again; Snakemake may send another"
@@ -94,8 +84,7 @@ class Step:
                 turns += 1
                 continue
             if self.stuck:
-                what = f"the job hung past its limit of {limit} and was killed"
-                self._record(UnderstudyError(what, where, again), TimeoutError())
+                self._late(f"the job hung past its limit of {limit} and was killed")
             elif status < 0 or not read_failed(self.folder):
                 self._record(lost_process(status, oom_kills() > kills))
             return 1
@@ -125,8 +114,13 @@ class Step:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return child.wait(0.5), (told[0] if told else 0)
 
-    def _record(self, error: Exception, cause: Exception | None = None) -> None:
-        error.__cause__ = cause
+    def _late(self, what: str) -> None:
+        fix = "run the same command again, it continues; or raise cluster.stages.*.minutes or cluster.requeues"
+        error = UnderstudyError(what, self.folder, fix)
+        error.__cause__ = TimeoutError()  # which says its class
+        self._record(error)
+
+    def _record(self, error: Exception) -> None:
         (job,) = (job for job in saved_jobs(self.out) if job.folder_name == self.name)
         record_failure(self.folder, job, error, self.tries)
         _say(f"{job.name}: {error}")
@@ -154,6 +148,7 @@ def _say(text: str) -> None:
 
 
 def snakemake(parent: int, number: int, words: list[str]) -> None:
+    """Snakemake, until it is done or the process `parent` is gone."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup and scripts' `&` had ignored
 
     def watch() -> None:
@@ -173,10 +168,8 @@ def main() -> None:
     if first == "snakemake":
         snakemake(int(others[0]), int(others[1]), others[2:])
         return
-    out, name, attempt = Path(first), others[0], int(others[1])
-    plan = read_json(out / "cluster" / "jobs.json")
     try:
-        sys.exit(Step(out, name, plan, attempt).run())
+        sys.exit(Step(Path(first), others[0], read_json(Path(first) / "cluster" / "jobs.json"), int(others[1])).run())
     except UnderstudyError as error:
         _say(f"error: {error.message}")
         sys.exit(1)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from understudy.names import duration
-from understudy.study.engine.jobs import Job, job_folder, read_done
+from understudy.study.engine.jobs import Job, not_done
 from understudy.study.engine.plan import Plan, elapsed
 
 LONGEST = 1e9  # seconds; what would take longer has hardly begun and is not known
@@ -47,25 +47,21 @@ class RunLog:
     def __init__(self, plan: Plan, out: Path, progress: bool, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, quiet=not progress)
         self.total = len(plan.jobs)
-        self._left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
+        self._left = not_done(plan.jobs, out)
         self._timed: dict[str, tuple[float, float]] = {}  # stage -> seconds estimated and taken by its jobs so far
         self._beside = False  # other jobs run at the same time
         if kept := self.total - len(self._left):
             self.console.print(f"{kept} of {self.total} jobs are done already")
 
-    def left(self) -> list[tuple[Job, float]]:
-        """Jobs that are not done and their estimated seconds, scaled by what earlier jobs of the stage took."""
-        found = []
-        for job in self._left:
-            estimated, taken = self._timed.get(job.stage, (0.0, 0.0))
-            found.append((job, job.seconds * taken / estimated if estimated else job.seconds))
-        return found
+    def left(self) -> list[Job]:
+        """Jobs that are not done, their estimated seconds scaled by what earlier jobs of the stage took."""
+        shares = {stage: taken / estimated for stage, (estimated, taken) in self._timed.items() if estimated}
+        return [replace(job, seconds=job.seconds * shares.get(job.stage, 1.0)) for job in self._left]
 
     def announce(self, number: int, job: Job, workers: int = 1) -> None:
         """Prints the line above a job's own progress, or that one of several workers has begun it."""
-        self._beside = workers > 1
-        left = [replace(other, seconds=seconds) for other, seconds in self.left()]
-        whole, times = elapsed(left, workers), ""
+        self._beside, left, times = workers > 1, self.left(), ""
+        whole = elapsed(left, workers)
         if whole and not (self._beside and self.console.is_terminal):  # where the table below has them
             own = next((other.seconds for other in left if other.id == job.id), job.seconds)
             times = f" - about {duration(own)}, whole study {duration(whole)}"
@@ -87,6 +83,7 @@ class RunLog:
         self._print(f"[bold red]{escape(text)}[/bold red]")
 
     def warn(self, text: str) -> None:
+        """Prints something to take note of."""
         self._print(f"[yellow]{escape(text)}[/yellow]")
 
     def pass_on(self, text: str) -> None:
@@ -122,27 +119,29 @@ class Line:
         units = max(0.0, float(self.progress.get("total") or 0) - float(self.progress.get("done") or 0))
         return units / rate if rate > 0 and units < LONGEST * rate else None
 
+    @property
+    def cells(self) -> list[Any]:
+        """Of its row in the table."""
+        name, share = escape(self.name), self.share
+        if share is None:
+            return [str(self.number), name, "", "", "", f"since {duration(self.seconds)}", ""]
+        rate = float(self.progress["rate"])  # "12,300", "98", "4.1", "0.052"
+        shown = f"{round(rate, -2):,.0f}" if rate >= 1000 else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        speed, figures = f"{shown} {self.progress['unit']}/s", escape(str(self.progress.get("figures", "")))
+        return [str(self.number), name, *_bar(share), speed, _left(self.left), figures]
 
-class Overall(NamedTuple):
-    """The study as a whole."""
 
-    done: int  # jobs
-    total: int
-    failed: int
-    left: float | None  # seconds, if known
-
-
-def remaining(left: Sequence[tuple[Job, float]], running: Sequence[Line], workers: int) -> float | None:
-    """Seconds to the end of a study: `left` are jobs with their estimates; None without an estimate."""
+def remaining(left: Sequence[Job], running: Sequence[Line], workers: int) -> float | None:
+    """Seconds to the end of a study from the estimates of the jobs that are left; None without an estimate."""
     shares = {line.name: line.share or 0.0 for line in running}
-    work = sum(seconds * (1 - shares.get(job.name, 0.0)) for job, seconds in left)
+    work = sum(job.seconds * (1 - shares.get(job.name, 0.0)) for job in left)
     longest = max((line.left for line in running if line.left is not None), default=0.0)
     found = max(work / max(1, workers), longest)
     return found if found > 0 and math.isfinite(found) else None
 
 
-def table_of(lines: Sequence[Line], overall: Overall, width: int) -> Table:
-    """The lines as a table that fits into `width` columns, each on one line."""
+def table_of(lines: Sequence[Line], done: int, total: int, failed: int, left: float | None, width: int) -> Table:
+    """The lines, and one about the study's jobs and seconds left, as a table of `width` columns, each on one line."""
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, justify="right", style="dim")
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -152,27 +151,18 @@ def table_of(lines: Sequence[Line], overall: Overall, width: int) -> Table:
     if width >= 100:  # else there is no room for a training's figures
         table.add_column(no_wrap=True, overflow="ellipsis", style="dim", width=width // 5)
     for line in lines:
-        table.add_row(*_cells(line)[: len(table.columns)])
-    failed = f", [red]{overall.failed} failed[/red]" if overall.failed else ""
-    name, share = f"study: {overall.done} of {overall.total} jobs{failed}", overall.done / max(1, overall.total)
-    whole = ["", name, *_progress(share, "", overall.left), ""]
-    table.add_row(*whole[: len(table.columns)], style="bold")
+        table.add_row(*line.cells[: len(table.columns)])
+    study = f"study: {done} of {total} jobs{f', [red]{failed} failed[/red]' if failed else ''}"
+    table.add_row("", study, *_bar(done / max(1, total)), "", _left(left), style="bold")
     return table
 
 
-def _cells(line: Line) -> list[Any]:
-    share, name = line.share, line.name.replace("[", r"\[")
-    if share is None:
-        return [str(line.number), name, "", "", "", f"since {duration(line.seconds)}", ""]
-    rate = float(line.progress["rate"])  # "12,300", "98", "4.1", "0.052"
-    shown = f"{round(rate, -2):,.0f}" if rate >= 1000 else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
-    figures = str(line.progress.get("figures", "")).replace("[", r"\[")
-    return [str(line.number), name, *_progress(share, f"{shown} {line.progress['unit']}/s", line.left), figures]
+def _bar(share: float) -> list[Any]:
+    return [ProgressBar(total=1.0, completed=share, width=10), f"{math.floor(100 * share)} %"]
 
 
-def _progress(share: float, speed: str, left: float | None) -> list[Any]:
-    bar = ProgressBar(total=1.0, completed=share, width=10)
-    return [bar, f"{math.floor(100 * share)} %", speed, "" if left is None else f"{duration(left)} left"]
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(seconds)} left"
 
 
 class Display:
@@ -194,9 +184,11 @@ class Display:
 
     @property
     def due(self) -> bool:
+        """Whether it is time to show something new."""
         return self._live is not None and time.monotonic() - self._last >= 1.0  # seconds
 
-    def show(self, lines: Sequence[Line], overall: Overall) -> None:
+    def show(self, lines: Sequence[Line], done: int, total: int, failed: int, left: float | None) -> None:
+        """Shows the table of these values (see `table_of`)."""
         if self._live is not None:
             self._last = time.monotonic()
-            self._live.update(table_of(lines, overall, self._console.width), refresh=True)
+            self._live.update(table_of(lines, done, total, failed, left, self._console.width), refresh=True)

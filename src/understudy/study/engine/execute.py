@@ -26,16 +26,7 @@ from understudy.runtime.checkpoints import STOPPING, time_limit
 from understudy.runtime.memory import oom_fallback, release_memory
 from understudy.runtime.progress import latest
 from understudy.study.engine.failures import ERROR_LOG, TimeLimit, disk_error, next_attempt, record_failure
-from understudy.study.engine.jobs import (
-    Context,
-    Job,
-    StageFunction,
-    job_folder,
-    locked,
-    read_done,
-    read_failed,
-    read_quietly,
-)
+from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked, read_done, read_quietly
 
 HEARTBEAT_EVERY = 5.0  # seconds: what a SIGKILL can take from the time that is accounted for
 
@@ -56,33 +47,31 @@ def run_job(
 
     Args:
         jobs: all jobs of the plan by id, among them its inputs.
-        stages: stage name -> function.
-        devices, nodes: devices on each of so many machines, for stages that are data parallel.
-        minutes: after which it is stopped, with a checkpoint; None for no limit.
+        minutes: after which it is stopped, with a checkpoint: `TimeLimit`; it continues when it is run again.
         rank: of this process among those of a launcher; the first runs the job, the others only take part in it.
 
     Raises:
         UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
-        TimeLimit: it took longer than `minutes`; the job continues when it is run again.
         Interrupted: SIGTERM or SIGINT; the job continues when it is run again.
     """
     folder = job_folder(out, job)
     if (finished := read_done(folder)) is not None:
         return finished
-    context, used = _context(job, jobs, out, device, progress, devices, nodes)
+    inputs, used = _inputs(job, jobs, out)
+    context = Context(folder, job.spec, job.local, inputs, device, progress, devices, nodes)
     if rank > 0:  # no lock, no heartbeat, no record
-        with interruptible():
+        with on_stop_signals():
             return stages[job.stage](context)
     with locked(folder):
         if (finished := read_done(folder)) is not None:  # by another process while this one waited
             return finished
-        attempts, less = next_attempt(folder), read_failed(folder).get("class") == "out_of_memory"
+        attempts, less = next_attempt(folder), read_quietly(folder / "failed.json").get("class") == "out_of_memory"
         for name in ("failed.json", ERROR_LOG):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         with Heartbeat(folder) as heart:
             try:
-                with oom_fallback(folder / "memory.json", less) as memory, interruptible(), time_limit(minutes):
+                with oom_fallback(folder / "memory.json", less) as memory, on_stop_signals(), time_limit(minutes):
                     results = stages[job.stage](context)
             except Exception as error:
                 known: Exception | None = disk_error(error, folder)
@@ -106,40 +95,30 @@ def run_job(
     return done
 
 
-def _context(
-    job: Job, jobs: Mapping[str, Job], out: str | Path, device: str, progress: bool, devices: int, nodes: int
-) -> tuple[Context, list[dict[str, Any]]]:
-    """What the stage is given, and which results it depends on, for `done.json`."""
-    folders: dict[str, list[Path]] = {}
-    used = []
+def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> tuple[dict[str, list[Path]], list[dict[str, Any]]]:
+    """Folders by role, and which results the job depends on, for `done.json`."""
+    folders, used = dict[str, list[Path]](), []
     for role, job_id in job.inputs:
         folder = job_folder(out, jobs[job_id])
-        done = read_done(folder)
-        if done is None:
+        if (done := read_done(folder)) is None:
             what = f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done"
             fix = f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them"
             raise UnderstudyError(what, where=folder, fix=fix)
         folders.setdefault(role, []).append(folder)
         used.append({"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])})
-    return Context(job_folder(out, job), job.spec, job.local, folders, device, progress, devices, nodes), used
+    return folders, used
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGINT raise `Interrupted`; training loops replace this by a checkpoint first."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}")
-
+def on_stop_signals(handler: Callable[[int, object], None] = _interrupt) -> Iterator[None]:
+    """Inside the block the signals that ask to stop call `handler`, in the main thread; by default `Interrupted` is
+    raised, which training loops replace by a checkpoint first."""
     main = threading.current_thread() is threading.main_thread()
-    with on_stop_signals(interrupt) if main else contextlib.nullcontext():
-        yield
-
-
-@contextlib.contextmanager
-def on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Inside the block the signals that ask to stop call `handler`."""
-    before = {number: signal.signal(number, handler) for number in STOPPING}
+    before = {number: signal.signal(number, handler) for number in STOPPING} if main else {}
     try:
         yield
     finally:
@@ -205,9 +184,7 @@ def software() -> dict[str, str]:
 
 def peak_rss_mb() -> float:
     """Largest resident memory of this process since the last reset (Linux) or its start, MiB."""
-    try:
+    with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -11,18 +11,13 @@ import traceback
 from pathlib import Path
 from typing import Literal
 
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError, debugging, report, unexpected
 from understudy.io.files import explain_os_error, write_json, write_text
 from understudy.runtime.memory import FIX, is_out_of_memory
-from understudy.runtime.unexpected import debugging, report, unexpected
 from understudy.study.engine.jobs import Job, read_failed
 
 FailureClass = Literal["out_of_memory", "time_limit", "nan", "bad_data", "disk", "error"]
 
-# How often a job is tried again in one run, and what is said then. Other classes would fail in the same way again.
-RETRIES = {"out_of_memory": 2, "time_limit": 1, "lost": 1}
-RETRY_WORDS = {"out_of_memory": "it is tried again with half as much at once", "lost": "it is tried again"}
-RETRY_WORDS |= {"time_limit": "it continues from its checkpoint"}
 STUCK = 240.0  # seconds past its limit, for a checkpoint, after which a job's process is killed
 ERROR_LOG = "error.log"  # in a job's folder: the traceback of an unforeseen error
 
@@ -124,8 +119,7 @@ def failure_message(error: Exception, folder: Path) -> str:
 
 def oom_kills() -> int:
     """Processes that the kernel has killed for lack of memory since it started; 0 where it does not say."""
-    try:
+    with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0

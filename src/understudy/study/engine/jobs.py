@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,11 +76,12 @@ class Context:
         return folder
 
 
+# Does the work in `context.folder` and returns plain JSON results: the job's summary, free of paths and hosts.
 StageFunction = Callable[[Context], dict[str, Any]]
-"""Does the work in `context.folder` and returns plain JSON results: the job's summary, free of paths and hosts."""
 
 
 def job_of(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, str]], **local: Any) -> Job:
+    """A job of a stage's present version."""
     return Job(stage, name, spec, tuple(inputs), STAGES[stage].version or pages_version(), local)
 
 
@@ -113,6 +114,7 @@ def folder_name(stage: str, job_id: str) -> str:
 
 
 def job_folder(out: str | Path, job: Job) -> Path:
+    """A job's folder."""
     return Path(out) / "jobs" / job.folder_name
 
 
@@ -139,6 +141,11 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """The content of `done.json`; None if the job is not done."""
     path = folder / "done.json"
     return read_json(path) if path.is_file() else None
+
+
+def not_done(jobs: Iterable[Job], out: str | Path) -> list[Job]:
+    """Those of the jobs that are left to do."""
+    return [job for job in jobs if read_done(job_folder(out, job)) is None]
 
 
 def read_quietly(path: Path) -> dict[str, Any]:
@@ -185,19 +192,12 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-STATUS_COLUMNS = ["stage", "id", "name", "state", "seconds", "estimate", "peak_rss_mb", "restarts", "detail"]
-STATUS_COLUMNS += ["failure", "message", "memory"]
-
-
 def study_status(out: str | Path) -> pd.DataFrame:
-    """The jobs of the study in a folder, in their order, from its files: with the columns `STATUS_COLUMNS`.
+    """The jobs of the study in a folder, in their order, from its files.
 
     `seconds` so far, restarts included; `estimate` in seconds; `detail` is a training's last figures or an error's
     first line; `failure` and `message` are class and text of a failed job's error; `memory` is what was computed in
-    smaller parts because memory ran out.
-
-    Raises:
-        UnderstudyError: the folder holds no study.
+    smaller parts because memory ran out. An error if the folder holds no study.
     """
     out = Path(out)
     if not (out / "plan.json").is_file():
@@ -212,11 +212,13 @@ def study_status(out: str | Path) -> pd.DataFrame:
         detail = str(failed.get("message", "")).split("\n")[0]
         if state in ("running", "waiting"):
             detail = _training_figures(folder, account.get("progress") if state == "running" else None)
-        row = {"stage": job.stage, "id": job.id, "name": job.name, "state": state, "estimate": job.seconds}
-        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb", "restarts")}
-        row |= {"failure": failed.get("class", "error") if failed else "", "message": failed.get("message", "")}
-        rows.append({**row, "memory": memory_words(account), "detail": detail})
-    return pd.DataFrame(rows, columns=STATUS_COLUMNS)
+        rows.append({
+            "stage": job.stage, "id": job.id, "name": job.name, "state": state, "seconds": account.get("seconds"),
+            "estimate": job.seconds, "peak_rss_mb": account.get("peak_rss_mb"), "restarts": account.get("restarts"),
+            "detail": detail, "failure": failed.get("class", "error") if failed else "",
+            "message": failed.get("message", ""), "memory": memory_words(account),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def memory_words(done: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each sett
 
 from __future__ import annotations
 
+import graphlib
 import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from understudy.errors import UnderstudyError
-from understudy.study.config.generators import FolderGenerator
 from understudy.study.config.grid import baseline, settings
+from understudy.study.config.networks import FolderGenerator
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Job
 from understudy.study.facts import Facts, facts_of, find_cohort, refuse_too_many
@@ -38,15 +39,13 @@ class Plan:
 
     @cached_property
     def by_id(self) -> dict[str, Job]:
+        """The jobs by id."""
         return {job.id: job for job in self.jobs}
 
     def until(self, stage: str) -> Plan:
         """The plan up to `stage`, without side branches (audit, quality, annotations) unless the stage is one of them.
 
-        `report` is all, an overview of several cohorts too.
-
-        Raises:
-            UnderstudyError: no such stage.
+        `report` is all, an overview of several cohorts too. An error if there is no such stage.
         """
         stages = list(STAGES)
         if stage not in stages:
@@ -63,11 +62,8 @@ class Plan:
 
 
 def make_plan(study: Study) -> Plan:
-    """The jobs of a study.
-
-    Raises:
-        UnderstudyError: a cohort or file of the study is missing, an impossible split, two cohorts that are the same.
-    """
+    """The jobs of a study; an error if a file of it is missing, for an impossible split or two cohorts that are the
+    same."""
     jobs: dict[str, Job] = {}
     facts: dict[str, Facts] = {}
     cohort_of: dict[str, str] = {}
@@ -140,23 +136,18 @@ def elapsed(jobs: Sequence[Job], workers: int) -> float:
 
     `jobs` stand after their inputs; inputs that are not among them are done.
     """
-    priority, left = longest_after(jobs), {job.id for job in jobs}
-    waits_for = {job.id: {before for _, before in job.inputs} & left for job in jobs}
-    needed_by: dict[str, list[int]] = {job.id: [] for job in jobs}
-    for n, job in enumerate(jobs):
-        for before in waits_for[job.id]:
-            needed_by[before].append(n)
-    ready = [(-priority[job.id], n) for n, job in enumerate(jobs) if not waits_for[job.id]]
-    heapq.heapify(ready)
+    priority, place = longest_after(jobs), {job.id: n for n, job in enumerate(jobs)}
+    order = graphlib.TopologicalSorter({j.id: [before for _, before in j.inputs if before in place] for j in jobs})
+    order.prepare()
+    ready: list[tuple[float, int]] = []  # the longest chain first, then in the jobs' order
     running: list[tuple[float, int]] = []  # when each ends
     now = 0.0
-    while ready or running:
+    while order.is_active():
+        for job_id in order.get_ready():
+            heapq.heappush(ready, (-priority[job_id], place[job_id]))
         while ready and len(running) < workers:
             _, n = heapq.heappop(ready)
             heapq.heappush(running, (now + jobs[n].seconds, n))
-        now, ended = heapq.heappop(running)
-        for n in needed_by[jobs[ended].id]:
-            waits_for[jobs[n].id].discard(jobs[ended].id)
-            if not waits_for[jobs[n].id]:
-                heapq.heappush(ready, (-priority[jobs[n].id], n))
+        now, n = heapq.heappop(running)
+        order.done(jobs[n].id)
     return now

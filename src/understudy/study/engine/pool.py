@@ -1,4 +1,4 @@
-"""Several jobs at once, each in a process of its own that does many, so that PyTorch is imported once.
+"""Which job runs next and is tried again (`Schedule`), and processes that each do many of them (`Pool`).
 
 A worker is in a process group of its own, so that Ctrl-C in a terminal reaches only the run, which then asks for
 checkpoints. It watches the run: when that is killed, the worker writes its checkpoint, leaves and frees its locks.
@@ -13,7 +13,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,27 +23,24 @@ from typing import Any
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.runtime.checkpoints import StopRequest
 from understudy.study.engine import failures
-from understudy.study.engine.display import Display, Line, Overall, RunLog, RunResult, remaining
+from understudy.study.engine.display import Display, Line, RunLog, RunResult, remaining
 from understudy.study.engine.execute import run_job
-from understudy.study.engine.jobs import Job, StageFunction, job_folder, read_done, read_quietly
+from understudy.study.engine.jobs import Job, StageFunction, job_folder, not_done, read_failed, read_quietly
 from understudy.study.engine.machine import THREADS, cores, gpus, leased
 from understudy.study.engine.plan import longest_after, width
 
+# How often a job is tried again in one run, and what is said then. Other classes would fail in the same way again.
+RETRIES = {"out_of_memory": 2, "time_limit": 1, "lost": 1}
+RETRY_WORDS = {"out_of_memory": "it is tried again with half as much at once", "lost": "it is tried again"}
+RETRY_WORDS |= {"time_limit": "it continues from its checkpoint"}
 START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
 
 
 def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: int) -> tuple[int, list[str]]:
-    """How many workers, and the GPUs that they lease; 1 is the run's own process.
-
-    Args:
-        asked: by the user; None: one a GPU, or one a core where there is work for it.
-        jobs: that are left.
-        devices: that one training is spread over; more than 1 leaves nothing to share.
-    """
-    if devices > 1 or asked == 1 or not jobs:
+    """How many workers (`asked`, or one a GPU, or one a core where there is work), and the GPUs that they lease."""
+    if devices > 1 or asked == 1 or not jobs:  # a training that is spread over all devices leaves nothing to share
         return 1, []
-    all_gpus = gpus() if device in ("auto", "cuda") else []
-    if all_gpus:
+    if all_gpus := gpus() if device in ("auto", "cuda") else []:
         free = []
         for gpu in all_gpus:
             with leased([gpu]) as found:
@@ -61,6 +59,91 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
     return max(1, min(cores(), width(jobs), memory // (3 << 30))), []  # 3 GiB are what a worker on a CPU may need
 
 
+def without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
+    """The jobs without those whose training diverged, which are listed as failed, and without what needs them."""
+    lost: set[str] = set()
+    for job in not_done(jobs, result.out):
+        failed = read_failed(job_folder(result.out, job))
+        if any(before in lost for _, before in job.inputs):
+            result.blocked.append(job)
+        elif failed.get("class") == "nan":
+            again = f"understudy job {job.id[:12]} trains it again as it is; better change its settings or seed"
+            result.failed.append((job, f"{failed.get('message', '')}\n  {again}"))
+        else:
+            continue
+        lost.add(job.id)
+    return [job for job in jobs if job.id not in lost]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its `done.json`, or the class and text of its failure."""
+
+    job: Job
+    done: dict[str, Any] | None = None
+    failure: str = ""
+    message: str = ""
+    interrupted: bool = False
+
+    @classmethod
+    def of_error(cls, job: Job, error: Exception, out: Path) -> Outcome:
+        """Of what `run_job` raised and recorded."""
+        if isinstance(error, Interrupted):
+            return cls(job, interrupted=True)
+        message = failures.failure_message(error, job_folder(out, job))
+        return cls(job, None, failures.failure_class(error, job.stage), message)
+
+
+class Schedule:
+    """Which of the jobs, each of which stands after its inputs, runs next and again; fills in `result`."""
+
+    def __init__(self, jobs: Sequence[Job], result: RunResult, log: RunLog) -> None:
+        self.result, self.log = result, log
+        self.workers = 1
+        self.waiting = not_done(jobs, result.out)
+        self.done = {job.id for job in jobs} - {job.id for job in self.waiting}
+        result.reused += [job for job in jobs if job.id in self.done]
+        self._number = {job.id: n for n, job in enumerate(jobs, start=1)}
+        self._after = longest_after(jobs)
+        self._tries = Counter[str]()
+        self.alone: set[str] = set()  # ids of jobs that ran out of memory beside others
+        self.disk_full = False
+
+    def ready(self) -> list[Job]:
+        """Jobs whose inputs are done; for several workers the one with the longest chain behind it first."""
+        found = [job for job in self.waiting if all(before in self.done for _, before in job.inputs)]
+        found.sort(key=lambda job: (-self._after[job.id] if self.workers > 1 else 0.0, self._number[job.id]))
+        return [] if self.disk_full else found
+
+    def begin(self, job: Job) -> None:
+        """The job is about to be run."""
+        self.waiting.remove(job)
+        self._tries[job.id] += 1
+        self.log.announce(self._number[job.id], job, self.workers)
+
+    def end(self, outcome: Outcome) -> None:
+        """Records what became of a job, which waits again if another try may help."""
+        job, kind, message = outcome.job, outcome.failure, outcome.message
+        if outcome.done is not None:
+            self.done.add(job.id)
+            self.result.done.append(job)
+            self.log.finished(job, outcome.done)
+            return
+        # interrupted: by somebody else's signal to the worker
+        if self._tries[job.id] <= RETRIES.get("lost" if outcome.interrupted else kind, 0):
+            if not outcome.interrupted:
+                self.log.warn(f"{job.name}: {message.splitlines()[0]}; {RETRY_WORDS[kind]}")
+            if kind == "out_of_memory":
+                self.alone.add(job.id)
+            self.waiting.append(job)
+            return
+        if outcome.interrupted:
+            kind, message = "error", "the job was stopped by a signal twice"
+        self.log.failed(job, kind, message)
+        self.result.failed.append((job, message))
+        self.disk_full |= kind == "disk"
+
+
 @dataclass(frozen=True)
 class Task:
     """What a worker needs to know once."""
@@ -75,17 +158,6 @@ class Task:
     devices: int  # that a generator's training is spread over
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job in a worker: its `done.json`, or the class and text of its failure."""
-
-    job: Job
-    done: dict[str, Any] | None = None
-    failure: str = ""
-    message: str = ""
-    interrupted: bool = False
-
-
 class Worker:
     """A process that does one job at a time; `pass_on` is given each line that it writes."""
 
@@ -94,16 +166,22 @@ class Worker:
         self.job: Job | None = None
         self.since = 0.0  # when its job began
         self._begun = False  # its job, rather than starting
-        self._kills = failures.oom_kills()
-        self._attempt = 1  # at its job
+        self._kills, self._attempt = 0, 1  # of the system before its job, and at its job
         self._asked = False  # to leave
         self._stuck = False  # killed, as its job hung past its limit
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         output, written = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(task, theirs, written), daemon=False)
-        with _limited_threads(task.threads):
+        # the libraries of the new process choose their number of threads by the environment
+        before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
+        os.environ.update(before if task.threads is None else dict.fromkeys(THREADS, str(task.threads)))
+        try:
             self.process.start()
+        finally:
+            for name in THREADS:
+                os.environ.pop(name, None)
+            os.environ.update(before)
         theirs.close()
         written.close()
 
@@ -170,19 +248,6 @@ class Worker:
                 os.kill(self.process.pid, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def _limited_threads(count: int | None) -> Iterator[None]:
-    """Inside the block the environment limits the threads of processes that start; None: as it is."""
-    before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
-    os.environ.update(before if count is None else dict.fromkeys(THREADS, str(count)))
-    try:
-        yield
-    finally:
-        for name in THREADS:
-            os.environ.pop(name, None)
-        os.environ.update(before)
-
-
 def _work(task: Task, connection: Connection, written: Connection) -> None:
     """What a worker's process does: jobs until the pipe is closed."""
     os.setpgid(0, 0)
@@ -219,38 +284,21 @@ def _work(task: Task, connection: Connection, written: Connection) -> None:
 def _do(task: Task, job: Job) -> Outcome:
     try:
         done = run_job(job, task.jobs, task.out, task.stages, task.device, False, task.devices, minutes=task.minutes)
-    except Interrupted:
-        return Outcome(job, interrupted=True)
     except Exception as error:  # told to the run, and recorded in failed.json
-        message = failures.failure_message(error, job_folder(task.out, job))
-        return Outcome(job, None, failures.failure_class(error, job.stage), message)
+        return Outcome.of_error(job, error, task.out)
     return Outcome(job, done)
 
 
 class Pool:
-    """Runs jobs, each of which stands after its inputs, by `count` workers; `result` is filled in."""
+    """Runs a schedule's jobs by its number of workers."""
 
-    def __init__(
-        self, jobs: Sequence[Job], by_id: Mapping[str, Job], stages: Mapping[str, StageFunction],
-        result: RunResult, log: RunLog, device: str, count: int, gpus: Sequence[str],
-        minutes: float | None = None, devices: int = 1,
-    ) -> None:  # fmt: skip
-        self.result, self.log, self.count = result, log, count
-        self.number = {job.id: n for n, job in enumerate(jobs, start=1)}
-        threads = max(1, cores() // count) if count > 1 else None  # alone: as in the run's own process
-        self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes, devices)
-        self.priority = longest_after(jobs)
-        self.done = {job.id for job in jobs if read_done(job_folder(result.out, job)) is not None}
-        result.reused += [job for job in jobs if job.id in self.done]
-        self.waiting = [job for job in jobs if job.id not in self.done]
-        self.tries: dict[str, int] = {}
-        self.alone: set[str] = set()  # ids of jobs that ran out of memory beside others
+    def __init__(self, schedule: Schedule, task: Task) -> None:
+        self.schedule, self.task = schedule, task
         self.workers: list[Worker] = []
-        self.disk_full = False
 
     def run(self) -> None:
         """Until nothing is left that can be done, or a signal: then `Interrupted`, once checkpoints are written."""
-        with StopRequest() as stop, Display(self.log.console) as display:
+        with StopRequest() as stop, Display(self.schedule.log.console) as display:
             try:
                 while not stop.requested:
                     self._give_out()
@@ -259,7 +307,9 @@ class Pool:
                     busy = {worker.connection: worker for worker in self._busy}
                     for connection in wait(list(busy), 0.5):
                         if (outcome := busy[connection].listen()) is not None:  # type: ignore[index]  # as given
-                            self._take(outcome)
+                            self.schedule.end(outcome)
+                            for other in self._busy if outcome.failure == "disk" else []:
+                                other.stop()
                     for worker in self._busy:
                         worker.end_if_stuck()
                     if display.due:
@@ -269,67 +319,35 @@ class Pool:
                     raise Interrupted("stopped; the workers have saved their state")
             finally:
                 self._stop_all()
-        self.result.blocked += self.waiting
 
     @property
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.job is not None]
 
-    def _show(self, display: Display) -> None:
-        now, lines = time.monotonic(), []
-        for worker in sorted(self._busy, key=lambda w: w.number):
-            if worker.job is not None:
-                beat = read_quietly(job_folder(self.result.out, worker.job) / "heartbeat.json")
-                lines.append(Line(worker.number, worker.job.name, now - worker.since, beat.get("progress") or {}))
-        left = remaining(self.log.left(), lines, min(self.count, max(1, len(lines))))
-        done = len(self.result.done) + len(self.result.reused)
-        display.show(lines, Overall(done, self.log.total, len(self.result.failed), left))
-
     def _give_out(self) -> None:
-        """Starts jobs whose inputs are done, the one with the longest chain behind it first."""
-        if self.disk_full:
-            return
-        ready = [job for job in self.waiting if all(before in self.done for _, before in job.inputs)]
-        for job in sorted(ready, key=lambda job: (-self.priority[job.id], self.number[job.id])):
+        """Starts jobs that are ready; one that ran out of memory has the machine to itself."""
+        schedule = self.schedule
+        for job in schedule.ready():
             running = [worker.job.id for worker in self._busy if worker.job]
-            if len(running) >= self.count or (running and self.alone & {job.id, *running}):
+            if len(running) >= schedule.workers or (running and schedule.alone & {job.id, *running}):
                 return
             self.workers = [w for w in self.workers if w.job is not None or w.process.is_alive()]
             worker = next((w for w in self.workers if w.job is None), None)
             if worker is None:
-                number = min(set(range(1, self.count + 1)) - {w.number for w in self.workers})
-                worker = Worker(self.task, number, self.log.pass_on)
+                number = min(set(range(1, schedule.workers + 1)) - {w.number for w in self.workers})
+                worker = Worker(self.task, number, schedule.log.pass_on)
                 self.workers.append(worker)
-            self.waiting.remove(job)
-            self.tries[job.id] = self.tries.get(job.id, 0) + 1
-            self.log.announce(self.number[job.id], job, self.count)
+            schedule.begin(job)
             worker.start(job)
 
-    def _take(self, outcome: Outcome) -> None:
-        """Records what became of a job, which waits again if another try may help."""
-        job, kind, message = outcome.job, outcome.failure, outcome.message
-        if outcome.done is not None:
-            self.done.add(job.id)
-            self.result.done.append(job)
-            self.log.finished(job, outcome.done)
-            return
-        if outcome.interrupted:  # by somebody else's signal
-            if self.tries[job.id] <= failures.RETRIES["lost"]:
-                self.waiting.append(job)
-                return
-            kind, message = "error", "the job was stopped by a signal twice"
-        elif self.tries[job.id] <= failures.RETRIES.get(kind, 0):
-            self.log.warn(f"{job.name}: {message.splitlines()[0]}; {failures.RETRY_WORDS[kind]}")
-            if kind == "out_of_memory":
-                self.alone.add(job.id)
-            self.waiting.append(job)
-            return
-        self.log.failed(job, kind, message)
-        self.result.failed.append((job, message))
-        if kind == "disk":
-            self.disk_full = True
-            for other in self._busy:
-                other.stop()
+    def _show(self, display: Display) -> None:
+        now, lines, result, log = time.monotonic(), [], self.schedule.result, self.schedule.log
+        for worker in sorted(self._busy, key=lambda w: w.number):
+            if worker.job is not None:
+                beat = read_quietly(job_folder(result.out, worker.job) / "heartbeat.json")
+                lines.append(Line(worker.number, worker.job.name, now - worker.since, beat.get("progress") or {}))
+        left = remaining(log.left(), lines, min(self.schedule.workers, max(1, len(lines))))
+        display.show(lines, len(result.done) + len(result.reused), log.total, len(result.failed), left)
 
     def _stop_all(self) -> None:
         """Checkpoints of all that are busy, and the end of all."""
@@ -340,7 +358,7 @@ class Pool:
                 while (outcome := worker.listen()) is None:
                     pass
                 if outcome.done is not None:  # it finished before the signal
-                    self.result.done.append(outcome.job)
+                    self.schedule.result.done.append(outcome.job)
             worker.connection.close()
             worker.process.join()
         self.workers = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +12,9 @@ from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json
 from understudy.study.config.grid import settings
 from understudy.study.config.schema import Study
-from understudy.study.engine.calibration import Calibration, calibrated, stated
 from understudy.study.engine.estimate import estimated
-from understudy.study.engine.jobs import State, job_folder, read_done, saved_jobs, state_of
-from understudy.study.engine.machine import cores, gpus
+from understudy.study.engine.jobs import State, job_folder, not_done, read_done, saved_jobs, state_of
+from understudy.study.engine.machine import Calibration, calibrated, cores, gpus, stated
 from understudy.study.engine.plan import Plan, elapsed, make_plan
 from understudy.study.engine.pool import worker_count
 from understudy.study.registry import STAGES
@@ -23,12 +23,9 @@ from understudy.study.registry import STAGES
 def preview_study(
     study: Study, out: Path, device: str = "auto", speed: str = "", workers: int | None = None, calibrate: bool = False
 ) -> dict[str, Any]:
-    """What a study will do and cost, as plain JSON values (see `preview`).
+    """What a study will do and cost here, or on a machine of another `speed` (`machine.stated`): see `preview`.
 
-    Args:
-        speed: of another machine, see `calibration.stated`.
-        workers: jobs at once; None: as a run on this machine, or 1 with `speed`.
-        calibrate: measure this machine's speed again.
+    `workers` None: as many as a run would have, or 1 with `speed`; `calibrate`: measure this machine's speed again.
     """
     plan = make_plan(study)
     if speed:
@@ -36,9 +33,8 @@ def preview_study(
         return preview(estimated(plan, calibration=calibration), out, calibration, workers or 1)
     calibration = calibrated(device, again=calibrate)
     plan = estimated(plan, calibration=calibration)
-    left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
     # as a run would choose, were all GPUs free
-    all_gpus = gpus() if device in ("auto", "cuda") else []
+    all_gpus, left = gpus() if device in ("auto", "cuda") else [], not_done(plan.jobs, out)
     likely = len(all_gpus) or worker_count(None, left, "cpu" if device == "auto" else device, 1)[0]
     count = workers or likely
     if count > 1 and not calibration.gpu:  # which divide the cores between them
@@ -66,6 +62,14 @@ def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -
     disk_bytes = sum(job.disk_bytes for job in left)
     accelerated = sum(job.seconds for job in left if STAGES[job.stage].on_gpu)
     speed = {"speed": calibration.speed, "device": calibration.device, "measured": calibration.measured or None}
+    cohorts = {
+        name: {
+            "patients": facts.patients, **facts.counts, "left_out": len(facts.sites) - facts.patients,
+            "sites": facts.by_site(), "channels": facts.channels,
+            "classes": [entry.name for entry in facts.classes[1:]], "grid": list(facts.shape),
+        }
+        for name, facts in plan.facts.items()
+    }  # fmt: skip
     fields = ("stage", "name", "seconds", "disk_bytes")
     return {
         "jobs": {stage: row["jobs"] for stage, row in stages.items()},
@@ -78,26 +82,12 @@ def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -
         "gpu_hours": round(accelerated / 3600, 3),
         "disk_bytes": disk_bytes,
         "calibration": {**speed, "words": calibration.words},
-        "cohorts": {
-            name: {
-                "patients": facts.patients,
-                **facts.counts,
-                "left_out": len(facts.sites) - facts.patients,
-                "sites": facts.by_site(),
-                "channels": facts.channels,
-                "classes": [entry.name for entry in facts.classes[1:]],
-                "grid": list(facts.shape),
-            }
-            for name, facts in plan.facts.items()
-        },
+        "cohorts": cohorts,
         "diff": difference(plan, out, states),
         "study_hash": plan.study.hash,
         "setting_ids": cells,
         "warnings": warnings(plan, out, disk_bytes),
-        "list": [
-            {"id": job.id, "state": states[job.id], **{name: getattr(job, name) for name in fields}}
-            for job in plan.jobs
-        ],
+        "list": [{"id": j.id, "state": states[j.id], **{name: getattr(j, name) for name in fields}} for j in plan.jobs],
     }
 
 
@@ -142,24 +132,22 @@ def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
     found = []
     wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
     for name, facts in plan.facts.items():
-        where = f"cohort {name}: " if name else ""
+        where, tested = f"cohort {name}: " if name else "", facts.counts["test"]
         if not facts.counts["val"]:
             found.append(f"{where}no patient validates: the last weights of a segmenter are kept, not the best")
-        if facts.counts["test"] < 5:
-            tested = f"{facts.counts['test']} patient{'s' if facts.counts['test'] > 1 else ''}"
-            found.append(f"{where}only {tested} for testing: intervals will be wide or missing")
+        if tested < 5:
+            patients = f"{tested} patient{'s' if tested > 1 else ''}"
+            found.append(f"{where}only {patients} for testing: intervals will be wide or missing")
         about = round(facts.counts["train"] * facts.slices_each)
         if wanted > about:  # more than there can be the plan refuses
             found.append(f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule")
     plugins = {job.spec["name"]: job.spec["plugin"]["name"] for job in plan.jobs if "plugin" in job.spec}
-    if plugged := sorted(name for name, plugin in plugins.items() if not plugin_type(plugin).tells_cost):
-        found.append(f"how long the plug-in {', '.join(plugged)} takes is not known: it counts as no time at all")
+    if untold := sorted(name for name, plugin in plugins.items() if not plugin_type(plugin).tells_cost):
+        found.append(f"how long the plug-in {', '.join(untold)} takes is not known: it counts as no time at all")
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
-    try:
+    with contextlib.suppress(OSError):  # a file system that does not say
         free = shutil.disk_usage(place).free
-    except OSError:  # a file system that does not say
-        return found
-    if free < 1.1 * disk_bytes:
-        needed = f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free"
-        found.append(f"{needed} in {out.absolute()}")
+        if free < 1.1 * disk_bytes:
+            needed = f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free"
+            found.append(f"{needed} in {out.absolute()}")
     return found

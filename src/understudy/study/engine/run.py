@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,19 +16,11 @@ from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
-from understudy.study.engine.failures import RETRIES, RETRY_WORDS, failure_class, failure_message
-from understudy.study.engine.jobs import (
-    Job,
-    StageFunction,
-    find_job,
-    job_folder,
-    locked,
-    read_done,
-    read_failed,
-    saved_jobs,
-)
+from understudy.study.engine.failures import failure_message
+from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, read_done, saved_jobs
+from understudy.study.engine.machine import cores
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.pool import Pool, worker_count
+from understudy.study.engine.pool import Outcome, Pool, Schedule, Task, without_diverged, worker_count
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
 
@@ -56,14 +47,11 @@ def run_study(
     now or in the next run, as the same seed would diverge again. The report then shows what is there.
 
     Args:
-        study: what to run, or its plan.
         out: folder of the results, made if it is not there.
-        device: "auto", "cpu", "cuda", ...
         progress: show what is going on, on stderr.
         until: the last stage to run.
         devices: number of devices of each generator's training.
-        workers: jobs at once, each in a process of its own; 1: in this process (but for `minutes`); None: by GPUs,
-            cores and jobs.
+        workers: jobs at once, each in its own process; 1: in this process (but for `minutes`); None: by GPUs and cores.
         minutes: time limit of a job; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
         stages: stage name -> function, in place of the usual ones.
 
@@ -73,48 +61,30 @@ def run_study(
     """
     if devices > 1:
         usable_devices(device, devices)
-    partial_report, stages = stages is None, stages or stage_functions()
     plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
-    wanted = plan.until(until)
+    wanted, table = plan.until(until), stages or stage_functions()
     with claimed(out, plan) as folder:
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
-        jobs = without_diverged(wanted.jobs, result)
-        left = [job for job in jobs if read_done(job_folder(folder, job)) is None]
-        count, gpus = worker_count(workers, left, device, devices)
-        if count > 1 or gpus or minutes is not None:  # a limit needs a process that can be killed
-            Pool(jobs, plan.by_id, stages, result, log, device, count, gpus, minutes, devices).run()
-            jobs = []
-        failed_or_blocked: set[str] = set()  # ids of jobs
-        disk_full = False
-        for number, job in enumerate(jobs, start=1):
-            if read_done(job_folder(folder, job)) is not None:
-                result.reused.append(job)
-                continue
-            if disk_full or any(before in failed_or_blocked for _, before in job.inputs):
-                failed_or_blocked.add(job.id)
-                result.blocked.append(job)
-                continue
-            log.announce(number, job)
-            for attempt in itertools.count(1):
+        schedule = Schedule(without_diverged(wanted.jobs, result), result, log)
+        schedule.workers, gpus = worker_count(workers, schedule.waiting, device, devices)
+        if schedule.workers > 1 or gpus or minutes is not None:  # a limit needs a process that can be killed
+            # alone: as many threads as the run's own process
+            threads = max(1, cores() // schedule.workers) if schedule.workers > 1 else None
+            Pool(schedule, Task(plan.by_id, folder, dict(table), device, threads, gpus, minutes, devices)).run()
+        else:
+            while ready := schedule.ready():
+                job = ready[0]
+                schedule.begin(job)
                 try:
-                    done = run_job(job, plan.by_id, folder, stages, device, progress, devices)
-                    result.done.append(job)
-                    log.finished(job, done)
-                    break
+                    outcome = Outcome(job, run_job(job, plan.by_id, folder, table, device, progress, devices))
                 except Interrupted:
                     raise
                 except Exception as error:  # recorded in failed.json by `run_job`
-                    kind, message = failure_class(error, job.stage), failure_message(error, job_folder(folder, job))
+                    outcome = Outcome.of_error(job, error, folder)
                 release_memory()  # not while the exception is handled: it keeps what fills the memory
-                if attempt <= RETRIES.get(kind, 0):
-                    log.warn(f"{job.name}: {message.splitlines()[0]}; {RETRY_WORDS[kind]}")
-                    continue
-                failed_or_blocked.add(job.id)
-                log.failed(job, kind, message)
-                result.failed.append((job, message))
-                disk_full = kind == "disk"
-                break
-        conclude(wanted, result, until, partly=partial_report)
+                schedule.end(outcome)
+        result.blocked += schedule.waiting
+        conclude(wanted, result, until, partly=stages is None)
         return result
 
 
@@ -128,44 +98,34 @@ def run_one(
     progress: bool = True,
     minutes: float | None = None,
 ) -> tuple[Job, dict[str, Any]] | None:
-    """Runs one job of a study, or continues it.
+    """Runs one job of a study (None: of the plan that was last run in `out`), or continues it; see `run_job`.
 
     Args:
         job_id: start of its id, or the name of its folder.
-        study: whose job it is; None: the plan that was last run in `out`.
         devices, nodes: of a generator's training; with nodes this process is one of those of torchrun or srun.
-        minutes: after which it is stopped with a checkpoint.
 
     Returns:
         The job and the content of its `done.json`; None in a process that takes part in another's job.
-
-    Raises:
-        UnderstudyError: no such job, it failed, an input is not done, another process runs it.
-        Interrupted: SIGTERM, SIGINT, SIGUSR1 or the time limit; running it again continues.
     """
-    with time_limit(minutes):
-        place: contextlib.AbstractContextManager[Path] = contextlib.nullcontext(out)
-        jobs: Sequence[Job]
-        if study is None:
-            jobs = saved_jobs(out)
-        else:
-            plan = make_plan(study)
-            jobs, place = plan.jobs, claimed(out, plan, exclusive=False)
-        job, by_id = find_job(jobs, job_id, str(out)), {entry.id: entry for entry in jobs}
+    with time_limit(minutes), contextlib.ExitStack() as stack:
+        plan = None if study is None else make_plan(study)
+        jobs: Sequence[Job] = saved_jobs(out) if plan is None else plan.jobs
+        job, by_id, rank = find_job(jobs, job_id, str(out)), {entry.id: entry for entry in jobs}, 0
         if devices * nodes > 1:
             if job.stage != "generator":
                 what = f"`{job.name}` is not the training of a generator and uses one device"
-                raise UnderstudyError(what, fix="leave --devices and --nodes out")
-            if (rank := usable_devices(device, devices, nodes)) > 0:
-                run_job(job, by_id, out, stage_functions(), device, False, devices, nodes, rank=rank)
-                return None
-        with place:
-            try:
-                return job, run_job(job, by_id, out, stage_functions(), device, progress, devices, nodes)
-            except (UnderstudyError, Interrupted):
+                raise UnderstudyError(what, fix="use one device and one node")
+            rank = usable_devices(device, devices, nodes)
+        if plan is not None and rank == 0:
+            stack.enter_context(claimed(out, plan, exclusive=False))
+        show = progress and rank == 0
+        try:
+            done = run_job(job, by_id, out, stage_functions(), device, show, devices, nodes, rank=rank)
+        except Exception as error:  # recorded in the job's folder
+            if rank or isinstance(error, UnderstudyError | Interrupted):
                 raise
-            except Exception as error:  # recorded in the job's folder
-                raise UnderstudyError(failure_message(error, job_folder(out, job))) from error
+            raise UnderstudyError(failure_message(error, job_folder(out, job))) from error
+        return None if rank else (job, done)
 
 
 def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
@@ -184,25 +144,24 @@ def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
 def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Path]:
     """Makes `out` the folder of this study, or continues it, and (if `exclusive`) keeps other runs out of it.
 
-    A study that was changed keeps its folder: the jobs that the change does not touch are not done again.
-
-    Raises:
-        UnderstudyError: another study's folder, one with other things in it, a run is going on, no permission, ...
+    A study that was changed keeps its folder: the jobs that the change does not touch are not done again. An error for
+    another study's folder, one with other things in it, a run that is going on, a missing permission, ...
     """
     out, study = Path(out), plan.study
     stamp, planned, another = out / "study.json", out / "plan.json", "use another folder: --out FOLDER"
+    what = ""
     if stamp.is_file():
         found = read_json(stamp)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             what = "the folder was written by another version of Understudy or by another program"
-            raise UnderstudyError(what, where=out.absolute(), fix=another)
-        if found["name"] != study.name:
+        elif found["name"] != study.name:
             what = f"the folder belongs to the study {found['name']!r}, not to {study.name!r}"
-            raise UnderstudyError(what, where=out.absolute(), fix=f"{another}, or give the study its old name")
     elif out.is_file():
-        raise UnderstudyError("this is a file, not a folder", where=out.absolute(), fix=another)
+        what = "this is a file, not a folder"
     elif out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
-        raise UnderstudyError("the folder is not empty and holds no study", where=out.absolute(), fix=another)
+        what = "the folder is not empty and holds no study"
+    if what:
+        raise UnderstudyError(what, where=out.absolute(), fix=another)
     with writing(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -220,43 +179,22 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
         yield out
 
 
-def without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
-    """The jobs without those whose training diverged, which are listed as failed, and without what needs them."""
-    lost: set[str] = set()
-    for job in jobs:
-        folder = job_folder(result.out, job)
-        if read_done(folder) is not None:
-            continue
-        if any(before in lost for _, before in job.inputs):
-            lost.add(job.id)
-            result.blocked.append(job)
-        elif (failed := read_failed(folder)).get("class") == "nan":
-            lost.add(job.id)
-            again = f"understudy job {job.id[:12]} trains it again as it is; better change its settings or seed"
-            result.failed.append((job, f"{failed.get('message', '')}\n  {again}"))
-    return [job for job in jobs if job.id not in lost]
-
-
 def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -> None:
-    """Publishes the reports that are done; makes one of what is there (if `partly`) when jobs have failed for good."""
+    """Copies the reports that are done to where the user looks for them; makes one of what is there (if `partly`) when
+    jobs have failed for good."""
     for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
-        if job.stage in ("report", "overview") and read_done(job_folder(result.out, job)) is not None:
-            page, answer = publish(job, result.out)
-            if result.complete and job is wanted.jobs[-1]:
-                result.page, result.answer = page, answer
+        folder, place = job_folder(result.out, job), result.out / job.local.get("publish", "")
+        if job.stage not in ("report", "overview") or (done := read_done(folder)) is None:
+            continue
+        from understudy.report.page import remove_former
+
+        sources = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+        remove_former(place, {source.relative_to(folder).as_posix() for source in sources})
+        for source in sources:
+            with atomic_path(place / source.relative_to(folder)) as temporary:
+                shutil.copyfile(source, temporary)
+        if result.complete and job is wanted.jobs[-1]:
+            result.page, result.answer = place / "report.html", str(done["results"].get("answer", ""))
     evaluated = any(job.stage == "evaluate" for job in (*result.done, *result.reused))
     if partly and result.failed and until == "report" and evaluated:
         result.page, result.answer = report_again(result.out)
-
-
-def publish(report: Job, out: Path) -> tuple[Path, str]:
-    """Copies the finished report to where the user looks for it; returns its path and one-line answer."""
-    from understudy.report.folder import remove_former
-
-    folder, out = job_folder(out, report), out / report.local.get("publish", "")
-    sources = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
-    remove_former(out, {source.relative_to(folder).as_posix() for source in sources})
-    for source in sources:
-        with atomic_path(out / source.relative_to(folder)) as temporary:
-            shutil.copyfile(source, temporary)
-    return out / "report.html", str((read_done(folder) or {})["results"].get("answer", ""))

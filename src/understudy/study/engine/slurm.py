@@ -56,21 +56,20 @@ def requeue(number: str) -> bool:
 
 def keeps_accounts() -> bool:
     """Whether `sacct` knows what became of jobs; else only `squeue` does, for some minutes after their end."""
-    words = ["sacct", "--allocations", "--noheader", "--starttime", "now-1hours"]
     try:
-        return subprocess.run(words, check=False, capture_output=True, timeout=120).returncode == 0
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+        _ask("sacct", "--allocations", "--noheader", "--starttime", "now-1hours")
+    except UnderstudyError:
         return False
+    return True
 
 
 def _ask(*words: str) -> str:
-    where = " ".join(words[:2])
     try:
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
     except FileNotFoundError as error:
         raise UnderstudyError(f"there is no command {words[0]} on this machine", fix=NO_SLURM) from error
-    except subprocess.CalledProcessError as error:
-        what = f"SLURM refuses: {error.stderr.strip()}"
-        raise UnderstudyError(what, where=where, fix="try again later") from error
-    except subprocess.TimeoutExpired as error:
-        raise UnderstudyError("SLURM has not answered for two minutes", where=where, fix="try again later") from error
+    except subprocess.SubprocessError as error:
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else "no answer in two minutes"
+        raise UnderstudyError(
+            f"SLURM refuses {words[0]}: {said}", where=" ".join(words[:2]), fix="try again later"
+        ) from error
