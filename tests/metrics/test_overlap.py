@@ -238,14 +238,3 @@ def test_unknown_policy_and_foreign_rows_are_refused(raw: pd.DataFrame) -> None:
         apply_policy(raw, "nan")
     with pytest.raises(UnderstudyError, match="diagonal_mm"):
         apply_policy(raw.drop(columns="diagonal_mm"))
-
-
-def test_rows_of_before_the_surfel_distance_have_none(raw: pd.DataFrame) -> None:
-    """Alone and beside newer rows; a mean over nothing but their empty masks would look like a result."""
-    new, old = raw.assign(setting="new", repeat=0), raw.assign(setting="old", repeat=0)
-    old = old.drop(columns="hd95_surfel")
-    assert "hd95_surfel" not in apply_policy(old)
-    mixed = apply_policy(pd.concat([old, new], ignore_index=True))
-    assert mixed.loc[mixed["setting"] == "old", "hd95_surfel"].isna().all()
-    np.testing.assert_allclose(mixed["hd95_surfel"][4:], [0, DIAGONAL, DIAGONAL, raw["hd95_surfel"][3]])
-    np.testing.assert_allclose(mixed["hd"][:4], mixed["hd"][4:])

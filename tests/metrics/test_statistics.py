@@ -12,7 +12,7 @@ from made_rows import scored_rows
 from scipy import stats
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.overlap import apply_policy
+from understudy.metrics.overlap import DISTANCES, apply_policy
 from understudy.metrics.scores import class_names, flag, region_names
 from understudy.metrics.statistics import compare, cube, paired_difference, ranks, relative_dice, summarise
 
@@ -105,7 +105,7 @@ def test_summary_of_scored_raw_rows() -> None:
             "fn": [0, 9, 2, 0],
             "truth_empty": [False, False, False, True],
             "predicted_empty": [False, True, False, False],
-            **{c: [0.0, math.nan, 2.0, math.nan] for c in ("hd", "hd95_pooled", "hd95_directed")},
+            **{c: [0.0, math.nan, 2.0, math.nan] for c in DISTANCES},
             "diagonal_mm": 100.0,
         }
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from understudy.metrics.overlap import apply_policy
+from understudy.metrics.overlap import DISTANCES, apply_policy
 from understudy.report.answer import Answer, make_answer
 from understudy.report.data import ReportData, count, number, percent
 
@@ -24,7 +24,7 @@ def rows(setting: str, training: str, dice: list[float], **more: Any) -> list[di
                  "segmenter": "unet", "augmentation": True, "repeat": 0, "subject": f"{n:03}", "site": "AB"[n % 2],
                  "class_name": name, "scope": "whole", "tp": tp, "fp": (1000 - tp) * (d > 0), "fn": 1000 - tp,
                  "truth_voxels": 1000, "predicted_voxels": 1000 * (d > 0), "truth_empty": False,
-                 "predicted_empty": d == 0, "hd": 1.0, "hd95_pooled": 1.0, "hd95_directed": 1.0, "diagonal_mm": 9.0,
+                 "predicted_empty": d == 0, **dict.fromkeys(DISTANCES, 1.0), "diagonal_mm": 9.0,
                  **more}
             )  # fmt: skip
     return made

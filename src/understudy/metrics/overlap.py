@@ -148,8 +148,7 @@ def resolve_regions(regions: Mapping[str, Sequence[str]] | str, class_names: Seq
 # Libraries disagree on empty masks, and a rule that drops undefined cases rewards a model for finding nothing. So raw
 # rows stay undecided, and a table names its policy.
 
-DISTANCES = ("hd", "hd95_pooled", "hd95_directed")
-LATER = ("hd95_surfel",)  # distances that rows of the evaluation's version 1 lack
+DISTANCES = ("hd", "hd95_pooled", "hd95_directed", "hd95_surfel")
 NEEDED = ("tp", "fp", "fn", "truth_empty", "predicted_empty", "diagonal_mm", *DISTANCES)
 
 
@@ -203,14 +202,9 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
             score[one] = 0.0 if filled else np.nan
         out[name] = score
     worst = rows["diagonal_mm"].to_numpy(np.float64) if policy == EmptyPolicy.BRATS else np.inf
-    for name in (*DISTANCES, *(name for name in LATER if name in rows)):
+    for name in DISTANCES:
         distance = rows[name].to_numpy(np.float64)
         out[name] = np.select([both, one], [0.0, worst], distance) if filled else np.where(both | one, np.nan, distance)
-        lacks = rows[name].isna().to_numpy() & ~(both | one)
-        if name in LATER and lacks.any():  # a run without this distance has no mean, not one of its empty masks alone
-            keys = [key for key in ("setting", "repeat") if key in rows]
-            runs = rows[keys].assign(lacks=lacks)
-            out.loc[runs.groupby(keys, sort=False)["lacks"].transform("any") if keys else runs.index, name] = np.nan
     out["volume_error"] = np.divide(fp - fn, tp + fn, out=np.full(len(rows), np.nan), where=~no_target)
     out["missed"] = (tp == 0) & ~no_target
     out["false_alarm"] = no_target & ~no_pred

@@ -20,12 +20,13 @@ from scipy.stats import rankdata, wilcoxon
 from understudy.errors import UnderstudyError
 from understudy.metrics import bootstrap
 from understudy.metrics.bootstrap import RESAMPLES, Estimate, Floats
+from understudy.metrics.overlap import DISTANCES
 from understudy.metrics.scores import class_names, flag, region_names
 
 Test = Literal["sign_flip", "wilcoxon"]
 
 MEAN = "mean"
-METRICS = ("dice", "hd", "hd95_pooled", "hd95_directed")  # every version of raw rows has these
+METRICS = ("dice", *DISTANCES)
 HIGHER_IS_BETTER = ("dice", "precision", "recall")
 TIE = 1e-9  # means closer than this are equal: the order of a summation must not decide a rank
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from understudy.metrics.bootstrap import Estimate
-from understudy.metrics.overlap import FOREGROUND, LATER, EmptyPolicy, apply_policy
+from understudy.metrics.overlap import FOREGROUND, EmptyPolicy, apply_policy
 from understudy.metrics.scores import KEPT, WHOLE
 from understudy.metrics.statistics import MEAN, METRICS, summarise
 from understudy.report.data import ReportData, Setting, bounded, number, percent
@@ -114,9 +114,8 @@ class Summary:
         """From raw rows; empty without any."""
         if rows.empty:
             return cls(pd.DataFrame())
-        metrics = [*METRICS, *(name for name in LATER if name in rows)]
         options = {"seed": data.seed, "resamples": RESAMPLES}
-        parts = [summarise(apply_policy(rows, p), metrics, **options).assign(policy=str(p)) for p in POLICIES]
+        parts = [summarise(apply_policy(rows, p), METRICS, **options).assign(policy=str(p)) for p in POLICIES]
         return cls(pd.concat(parts, ignore_index=True))
 
     def pick(self, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
@@ -154,34 +153,6 @@ def _digits(estimate: Estimate) -> int:
     return int(math.isfinite(estimate.high - estimate.low) and estimate.high - estimate.low < 0.03)
 
 
-def mean_name(data: ReportData) -> str:
-    """Which Dice of a setting is its main one: the mean over all classes, or the only class."""
-    return data.class_names[0] if len(data.class_names) == 1 else MEAN
-
-
-def identity(setting: Setting) -> list[str]:
-    """The paper's first columns: network, generator, original slices used, augmentation."""
-    return [setting.network, setting.shown or "none", setting.original, "✓" if setting.augmentation else ""]
-
-
-def collapsed_of(data: ReportData, setting: Setting) -> tuple[int, int]:
-    """How many of a setting's trainings collapsed, of how many with scores."""
-    repeats = set(data.scores.loc[data.scores["setting"] == setting.id, "repeat"])
-    return sum((setting.id, int(repeat)) in data.collapsed for repeat in repeats), len(repeats)
-
-
-def marked(data: ReportData, setting: Setting) -> str:
-    """The setting's label, and how many of its trainings collapsed if any did."""
-    broken, of = collapsed_of(data, setting)
-    return f"{setting.label} [{broken} of {of} collapsed]" if broken else setting.label
-
-
-def about(data: ReportData, setting: Setting) -> dict[str, Any]:
-    """The first columns of a table's frame."""
-    broken, of = collapsed_of(data, setting)
-    return {"setting": setting.id, "label": setting.label, "n_repeats": of, "n_collapsed": broken}
-
-
 def class_columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
     """Keys of the summary for the columns of classes, and their headings."""
     keys = [*data.class_names, MEAN, *extra] if len(data.class_names) > 1 else list(data.class_names)
@@ -211,24 +182,16 @@ def score_rows(
 
     If any training collapsed, two more cells say how many did and the mean without them; their headings come first.
     """
-    some, rows = any(collapsed_of(data, s)[0] for s in settings), list[Row]()
+    some, rows = any(data.collapsed_of(s)[0] for s in settings), list[Row]()
     for s in settings:
         entries = [summary.pick(s.id, metric, k, scope, policy) for k in keys]
-        cells, (broken, of) = [spread(e, digits) for e in entries], collapsed_of(data, s)
+        cells, (broken, of) = [spread(e, digits) for e in entries], data.collapsed_of(s)
         if some:
             rest = {k: main_entry(keys, entries).get(f"{k}_without_collapsed", np.nan) for k in ("value", "sd")}
             without = spread(pd.Series(rest | {"n_repeats": of - broken}), digits) if broken else ""
             cells += [f"{broken} of {of}", without]
-        rows.append((s, entries, cells, about(data, s) | numbers_of(keys, entries)))
+        rows.append((s, entries, cells, data.about(s) | numbers_of(keys, entries)))
     return (["Collapsed", "Without"] if some else []), rows
-
-
-def recorded(data: ReportData, setting: Setting, *keys: str, all_values: bool = False) -> list[Any]:
-    """A nested value of the record of each of a setting's trainings; only numbers unless `all_values`."""
-    found: list[Any] = [run for (name, _), run in data.runs.items() if name == setting.id]
-    for key in keys:
-        found = [inner.get(key) if isinstance(inner, dict) else None for inner in found]
-    return found if all_values else [int(v) for v in found if isinstance(v, int | float)]
 
 
 def span(values: Iterable[int]) -> str:

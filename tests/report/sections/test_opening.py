@@ -39,7 +39,7 @@ def made_rows(dice: dict[str, float], patients: int = 12, repeats: int = 2) -> p
                          "class_name": name, "scope": "whole", "region": False, "collapsed": False, "tp": tp,
                          "fp": wrong, "fn": wrong, "truth_voxels": 1000, "predicted_voxels": 1000,
                          "truth_empty": False, "predicted_empty": False, "hd": 20.0 - 10 * wanted,
-                         "hd95_pooled": 5.0, "hd95_directed": 5.0, "diagonal_mm": 300.0}
+                         "hd95_pooled": 5.0, "hd95_directed": 5.0, "hd95_surfel": 5.0, "diagonal_mm": 300.0}
                     )  # fmt: skip
     return pd.DataFrame(rows)
 
