@@ -1,7 +1,5 @@
 """Data sets in BIDS: images in `sub-*/[ses-*/]anat`, masks beside them or in `derivatives`."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -49,7 +47,7 @@ class _File(NamedTuple):
         """What a user writes under `labels` to choose this mask."""
         return "_".join([*(f"{k}-{self.entities[k]}" for k in ("desc", "label") if k in self.entities), self.suffix])
 
-    def fits(self, wanted: _File) -> bool:
+    def fits(self, wanted: "_File") -> bool:
         """Whether the file has the suffix and all entities that are wanted, and no contrast agent that is not."""
         same = self.suffix == wanted.suffix and wanted.entities.items() <= self.entities.items()
         return same and ("ce" in wanted.entities or "ce" not in self.entities)

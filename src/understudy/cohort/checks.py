@@ -1,7 +1,5 @@
 """Checks of a cohort before anything expensive: every file is read once, by the code that `prepare` reads it with."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Sequence

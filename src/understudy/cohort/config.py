@@ -1,7 +1,5 @@
 """What a user says about a cohort, and what is known of its patients before a volume is opened."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

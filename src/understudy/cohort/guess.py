@@ -4,8 +4,6 @@
 finds most patients, and of each sequence that which finds most of these. `_with_classes` reads annotations' values.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -169,7 +167,7 @@ class _Path(NamedTuple):
     role: str  # a sequence, "image" or "labels"; "-": a mask of something else
 
     @classmethod
-    def of(cls, file: str) -> _Path:
+    def of(cls, file: str) -> "_Path":
         """Tells the role by the file's name, else by the last folder that tells one, else by the name's last word."""
         *folders, name = file.split("/")
         stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)

@@ -1,7 +1,5 @@
 """Which files belong to which patient: BraTS, nnU-Net and BIDS by their names, any other cohort by file patterns."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

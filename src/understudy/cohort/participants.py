@@ -1,7 +1,5 @@
 """Who is who: which scans are visits of one person, and the table (participants.tsv) that gives each a site."""
 
-from __future__ import annotations
-
 import csv
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """One patient's files, opened and judged: what `check` reports is what stops `prepare`, because both read here."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -34,13 +34,9 @@ _COUNTED = {"patients": 0, "slices": 0, "annotated": 0, "without_slices": 0}
 
 
 def prepare(
-    cohort: Cohort,
-    split: Mapping[str, str],
-    config: SliceConfig,
-    out: Path,
-    progress: bool = True,
+    cohort: Cohort, split: Mapping[str, str], config: SliceConfig, out: Path, progress: bool = True,
     frame: Frame | None = None,
-) -> dict[str, dict[str, int]]:
+) -> dict[str, dict[str, int]]:  # fmt: skip
     """Writes `out/slices` (kept slices of all patients) and `out/volumes` (validation and test patients, whole).
 
     An interrupted run is continued by the same call.

@@ -5,8 +5,6 @@ double precision; slices are zero-padded to 256 x 256; a slice is kept if more t
 exceed 50 (compared before rounding); MATLAB's `uint8` rounds halves up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +91,7 @@ class Frame:
     resolution: int  # edge of the slices that networks see, pixels
 
     @classmethod
-    def of(cls, headers: Sequence[VolumeHeader], config: SliceConfig) -> Frame:
+    def of(cls, headers: Sequence[VolumeHeader], config: SliceConfig) -> "Frame":
         """The frame of a cohort from one header a patient.
 
         The pixel size is the lower median of the patients' pixel sizes. The matrix is the smallest power of two that
@@ -176,12 +174,9 @@ def without_background(slices: NDArray[Any]) -> NDArray[Any]:
 
 
 def slice_images(
-    read: Callable[[str], NDArray[Any]],
-    files: Mapping[str, Path],
-    geometry: SliceGeometry,
-    config: SliceConfig,
+    read: Callable[[str], NDArray[Any]], files: Mapping[str, Path], geometry: SliceGeometry, config: SliceConfig,
     only_kept: bool = False,
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:  # fmt: skip
     """A patient's images as networks see them, uint8 [n, C, R, R], and the slices that pass the rule, bool [Z].
 
     Args:

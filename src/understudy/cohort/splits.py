@@ -1,7 +1,5 @@
 """Which patients train, validate and test: always whole patients with all their scans, so that none is on two sides."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -57,7 +55,7 @@ class SplitConfig(BaseModel):
         default="last", description="which end of the permuted patients is the test part (the paper: the last 56)"
     )
 
-    def settled(self, seed: int = 0) -> SplitConfig:
+    def settled(self, seed: int = 0) -> "SplitConfig":
         """The same with everything said that was left open: `seed`, where there is none, and the test patients."""
         usual = PAPER_TEST_PATIENTS if self.method == "permutation" else TEST_FRACTION
         open_fields = {"seed": seed, "test_patients": usual}

@@ -4,8 +4,6 @@ No file is ever unpickled. A `.npy` file is mapped, a member of an `.npz` file i
 in memory as a whole. An array whose shape can be read in several ways is refused, see `_forms`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """What a folder says about itself: `understudy-images.json` of an exported folder, `release.json` of a package."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,12 +65,10 @@ class Description(BaseModel, extra="forbid"):
         named = spec.named or dict.fromkeys(known if known and set(known) <= files.keys() else files)
         channels = {name: files.get(name) if text is None else text for name, text in named.items()}
         completed = {
-            "layout": self.layout,
-            "pattern": spec.pattern or self.pattern,
+            "layout": self.layout, "pattern": spec.pattern or self.pattern,
             "channels": list(channels) if None in channels.values() else channels,
-            "labels": spec.labels or self.labels,
-            "codes": spec.codes or self.codes,
-        }
+            "labels": spec.labels or self.labels, "codes": spec.codes or self.codes,
+        }  # fmt: skip
         return spec.model_copy(update=completed)
 
 
@@ -88,16 +84,12 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
     records = index.astype(object).where(index.notna(), None).to_dict(orient="records")
     rows = {case: records[row] for case, row in (cases or {}).items()}
     said = Description(
-        layout=reading["layout"],
-        pattern=reading.get("pattern", ""),
+        layout=reading["layout"], pattern=reading.get("pattern", ""),
         channels=[DescribedChannel(name=c, files=reading["channels"][c]) for c in slices.channels],
-        labels=reading["labels"],
-        classes=[DescribedClass(**asdict(c), value=codes[c.name]) for c in slices.classes],
-        resolution=slices.resolution,
-        spacing=slices.spacing,
-        axes=slices.axes,
+        labels=reading["labels"], classes=[DescribedClass(**asdict(c), value=codes[c.name]) for c in slices.classes],
+        resolution=slices.resolution, spacing=slices.spacing, axes=slices.axes,
         slices={case: row for case, row in rows.items() if row != {"id": case}},
-    )
+    )  # fmt: skip
     write_json(out / DESCRIPTION, said.model_dump(mode="json"))
 
 

@@ -1,7 +1,5 @@
 """A SliceSet for other people's programs: PNG files as the paper's authors write them, and nnU-Net v2's data sets."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Sequence
@@ -68,15 +66,9 @@ def nnunet_reading(slices: SliceSet, raw: str) -> dict[str, Any]:
 
 
 def export_nnunet(
-    slices: SliceSet,
-    out: str | Path,
-    number: int = 501,
-    name: str = "Understudy",
-    folds: int = 5,
-    synthetic: SliceSet | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> Path:
+    slices: SliceSet, out: str | Path, number: int = 501, name: str = "Understudy", folds: int = 5,
+    synthetic: SliceSet | None = None, seed: int = 0, progress: bool = True,
+) -> Path:  # fmt: skip
     """Writes a 2D data set that nnU-Net v2 trains on unchanged; returns its folder.
 
     `out/nnUNet_raw/Dataset501_Understudy` holds `imagesTr`, `labelsTr` and `dataset.json`; test patients go to
@@ -117,14 +109,11 @@ def export_nnunet(
         _write(part, rows, names, raw, files, slices.channels, [0, *values], progress)
     write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
     dataset = {
-        "name": name,
-        "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
+        "name": name, "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
         "labels": {entry.name: i for i, entry in enumerate(slices.classes)},
-        "numTraining": len(training) + len(added),
-        "file_ending": ".png",
-        "overwrite_image_reader_writer": "NaturalImage2DIO",
-        "source": {"content_hash": slices.content_hash},
-    }
+        "numTraining": len(training) + len(added), "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO", "source": {"content_hash": slices.content_hash},
+    }  # fmt: skip
     write_json(raw / "dataset.json", dataset)
     reading = nnunet_reading(slices, raw.relative_to(out).as_posix())
     describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
@@ -162,15 +151,9 @@ def file_names(slices: SliceSet) -> list[str]:
 
 
 def _write(
-    slices: SliceSet,
-    rows: NDArray[np.int64],
-    cases: Sequence[str],
-    folder: Path,
-    files: Sequence[str],
-    channels: Sequence[str],
-    values: Sequence[int],
-    progress: bool,
-) -> None:
+    slices: SliceSet, rows: NDArray[np.int64], cases: Sequence[str], folder: Path, files: Sequence[str],
+    channels: Sequence[str], values: Sequence[int], progress: bool,
+) -> None:  # fmt: skip
     """Writes PNG files of some rows.
 
     Args:

@@ -1,7 +1,5 @@
 """Whose slices the real ones are: read off names, shown in numbers, and doubted where they cannot be right."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

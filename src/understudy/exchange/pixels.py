@@ -1,7 +1,5 @@
 """Pixels of foreign images, checked: grey values 0..255, annotations as codes or a channel a class, and sizes."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,7 +123,7 @@ class Annotation:
         known: classes that the set is to have, background first; None: those that the codes name.
     """
 
-    def __init__(self, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> None:
+    def __init__(self, source: "Source", spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> None:
         self._one_each = source.annotated and bool(source.classes)  # a channel a class, in place of codes
         named: dict[str, float] = {name: float(i) for i, name in enumerate(source.classes, 1)} or spec.codes
         self.classes: tuple[LabelClass, ...] = (BACKGROUND,)
@@ -173,11 +171,9 @@ class Annotation:
             self._check(root, finished=True)
         return {
             "codes": None if self._one_each else dict(zip(self._names, self._codes[1:].tolist(), strict=True)),
-            "mean_code_distance": self._sum / max(1, self._count),
-            "largest_code_distance": self._worst,
-            "tolerance": self._tolerance,
-            "far_fraction": self._far / max(1, self._annotated),
-        }
+            "mean_code_distance": self._sum / max(1, self._count), "largest_code_distance": self._worst,
+            "tolerance": self._tolerance, "far_fraction": self._far / max(1, self._annotated),
+        }  # fmt: skip
 
     def _check(self, where: Path, finished: bool) -> None:
         """Stops at codes that nobody named; `finished`: all annotations have been read."""
@@ -232,11 +228,11 @@ class Target:
     resolution: int
 
     @classmethod
-    def of(cls, slices: SliceSet) -> Target:
+    def of(cls, slices: SliceSet) -> "Target":
         return cls(slices.channels, slices.classes, slices.resolution)
 
 
-def geometry_of(raw: RawSlice, spec: FolderSpec, target: Target | None) -> SliceGeometry:
+def geometry_of(raw: "RawSlice", spec: FolderSpec, target: Target | None) -> SliceGeometry:
     """How slices of this size are brought to the size that is wanted; refuses another unless it may be changed."""
     height, width = raw.images.shape[-2:]
     padded = power_of_two(max(height, width))

@@ -1,7 +1,5 @@
 """A folder of images that someone else made becomes a SliceSet: streamed, resumable, every doubt noted."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections import Counter
@@ -104,15 +102,9 @@ def open_folder(root: Path, spec: FolderSpec, known: Sequence[str] | None = None
 
 
 def read_folder(
-    root: str | Path,
-    spec: FolderSpec,
-    out: str | Path,
-    target: Target | None = None,
-    name: str = "",
-    progress: bool = True,
-    count: int | None = None,
-    plain: bool = False,
-) -> SliceSet:
+    root: str | Path, spec: FolderSpec, out: str | Path, target: Target | None = None, name: str = "",
+    progress: bool = True, count: int | None = None, plain: bool = False,
+) -> SliceSet:  # fmt: skip
     """Writes the slices of a folder as a SliceSet, or continues, or returns at once what is there.
 
     Args:
@@ -137,11 +129,9 @@ def read_folder(
         classes = tuple(LabelClass(c.name, c.source, c.code) for c in said.classes)
     annotation = Annotation(source, spec, classes, root)
     identity = {
-        "folder": folder_mark(root, opened.files),
-        "spec": spec.model_dump(mode="json"),
-        "count": count,
+        "folder": folder_mark(root, opened.files), "spec": spec.model_dump(mode="json"), "count": count,
         "target": [list(target.channels), target.resolution] if target else None,
-    }
+    }  # fmt: skip
     if (out / "index.parquet").is_file():
         found = SliceSet.open(out)
         if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
@@ -239,12 +229,9 @@ class Opened:
 
 
 def open_images(
-    path: str | Path,
-    read_into: str | Path,
-    spec: FolderSpec | None = None,
-    patients: str | None = None,
+    path: str | Path, read_into: str | Path, spec: FolderSpec | None = None, patients: str | None = None,
     real: bool = True,
-) -> Opened:
+) -> Opened:  # fmt: skip
     """A slice set, or a folder of images read as one, for a comparison, which needs no annotation and no channel names.
 
     Args:

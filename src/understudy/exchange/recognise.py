@@ -4,8 +4,6 @@ Recognised are names as in the paper's code: `T1/seed0007_T1.png`, `flair/image_
 `7_T1CE.png` (all in one folder), with channels written in any case and any of `spec.ALIASES`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

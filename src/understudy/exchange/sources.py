@@ -1,7 +1,5 @@
 """Slices of a foreign folder one after the other: files of a channel each (PNG, NIfTI), a slice set, or WebDataset."""
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

@@ -1,7 +1,5 @@
 """What a user says about a folder of images that someone else made: names of channels, codes of classes, sizes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -97,7 +95,7 @@ class FolderSpec(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> FolderSpec:
+    def _fits_together(self) -> "FolderSpec":
         if isinstance(self.values, tuple) and self.values[0] >= self.values[1]:
             raise ValueError("`values` should be the lower number, then the higher one")
         if self.pattern and not ("{id}" in self.pattern and "{channel}" in self.pattern):

@@ -5,8 +5,6 @@ lengths are millimetres in head coordinates: x grows to the patient's left, y to
 is 240 x 240 x 155 mm whatever the number of voxels, so that a patient has the same anatomy at any size.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -195,13 +193,9 @@ def _rays(x: Array, y: Array, z: Array, in_temporal: np.ndarray) -> tuple[list[A
 
 
 def fold(
-    streams: Streams,
-    atrophy: float,
-    points: tuple[Array, Array, Array],
-    depths: tuple[Array, Array, Array],
-    noise: Array,
-    width: float,
-) -> tuple[Array, Array, Array]:
+    streams: Streams, atrophy: float, points: tuple[Array, Array, Array], depths: tuple[Array, Array, Array],
+    noise: Array, width: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """The part of each voxel that is cerebrum, mm below the pial surface, and mm to the nearest sulcus.
 
     Sulci are the zero set of a band-limited noise that is read where rays from the lobe's axis meet a shell, so that
@@ -255,7 +249,7 @@ class HeadShape:
     lesions_of_age: float  # mm, reach of white matter hyperintensities around the ventricles; negative: none
 
     @classmethod
-    def draw(cls, streams: Streams) -> HeadShape:
+    def draw(cls, streams: Streams) -> "HeadShape":
         """The head of a patient."""
         rng = streams.rng("head")
         sx, sy, sz = np.clip(rng.normal(1.0, 0.03, 3), 0.93, 1.06)

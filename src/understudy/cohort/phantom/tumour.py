@@ -1,7 +1,5 @@
 """The phantom's tumours: necrotic core, enhancing rim, oedema of any place, size and shape, and their mass effect."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,14 +55,12 @@ def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool) -> list[Le
         axes = np.exp(np.clip(rng.normal(0, 0.16, 3), -0.3, 0.3))
         axes /= np.prod(axes) ** (1 / 3)
         lesion = Lesion(
-            centre=_place(rng, lesions[0].centre if k else None, radius),
-            radius=radius,
-            axes=(float(axes[0]), float(axes[1]), float(axes[2])),
-            turn=float(rng.uniform(0, np.pi)),
+            centre=_place(rng, lesions[0].centre if k else None, radius), radius=radius,
+            axes=(float(axes[0]), float(axes[1]), float(axes[2])), turn=float(rng.uniform(0, np.pi)),
             rim=float(np.clip(solid * (2.3 + 0.13 * radius), 2.8, 7.0)) if enhancing else 0.0,
             oedema=float(np.clip(rng.lognormal(np.log(21.0), 0.4) * (0.6 if k else 1), 5, 42)),
             mass=float(rng.uniform(0.15, 0.55)),
-        )
+        )  # fmt: skip
         lesions.append(lesion)
     return lesions
 

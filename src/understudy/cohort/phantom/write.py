@@ -7,8 +7,6 @@ it a trial: tumours differ in place, size and shape, some do not enhance, some h
 hyperintensities of age, vessels and choroid plexus imitate them; every site has its own contrast, noise and blur.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -107,7 +105,7 @@ class Site:
     thick: float  # the same through plane for FLAIR, which is often acquired in thick slices
 
     @classmethod
-    def draw(cls, name: str, number: int) -> Site:
+    def draw(cls, name: str, number: int) -> "Site":
         """The site with this number, the same in every cohort whatever its seed."""
         rng = np.random.default_rng([20182023, number])
 
@@ -115,14 +113,10 @@ class Site:
             return round(float(rng.uniform(low, high)), digits)
 
         return cls(
-            name=name,
-            contrast=tuple(drawn(0.8, 1.15, 3) for _ in CHANNELS),
-            gamma=tuple(drawn(0.85, 1.2, 3) for _ in CHANNELS),
-            noise=drawn(0.012, 0.036, 4),
-            bias=drawn(0.04, 0.14, 3),
-            blur=(drawn(0.3, 0.7, 2), drawn(0.3, 1.0, 2)),
-            thick=drawn(0.6, 1.9, 2),
-        )
+            name=name, contrast=tuple(drawn(0.8, 1.15, 3) for _ in CHANNELS),
+            gamma=tuple(drawn(0.85, 1.2, 3) for _ in CHANNELS), noise=drawn(0.012, 0.036, 4),
+            bias=drawn(0.04, 0.14, 3), blur=(drawn(0.3, 0.7, 2), drawn(0.3, 1.0, 2)), thick=drawn(0.6, 1.9, 2),
+        )  # fmt: skip
 
 
 def render(grid: Grid, streams: Streams, anatomy: Anatomy, site: Site, enhancing: bool) -> dict[str, np.ndarray]:
@@ -221,15 +215,10 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
         for name, value in (("necrosis", NECROSIS), ("oedema", OEDEMA), ("enhancing", ENHANCING))
     }
     row = {
-        "participant_id": patient_id(config, number),
-        "site": site.name,
-        "tumour_ml": round(sum(volumes.values()), 3),
-        **volumes,
-        "enhances": lesions[0].rim > 0,
-        "foci": len(lesions),
-        "age_hyperintensities": head.lesions_of_age > 0,
-        "side": "left" if lesions[0].centre[0] > 0 else "right",
-    }
+        "participant_id": patient_id(config, number), "site": site.name, "tumour_ml": round(sum(volumes.values()), 3),
+        **volumes, "enhances": lesions[0].rim > 0, "foci": len(lesions),
+        "age_hyperintensities": head.lesions_of_age > 0, "side": "left" if lesions[0].centre[0] > 0 else "right",
+    }  # fmt: skip
     facts = {"row": row, "scanner": asdict(site), "lesions": [lesion.facts() for lesion in lesions]}
     shown = {channel: whole(values) for channel, values in images.items()}
     tissues = {tissue: whole(part) for tissue, part in anatomy.tissues.items()}
@@ -282,16 +271,13 @@ def _claim(config: PhantomConfig, out: Path) -> None:
         raise UnderstudyError("the folder is not empty", where=out, fix="choose an empty folder for the phantoms")
     enhancing = 4 if config.naming == "brats2018" else 3
     description = {
-        "Name": "Understudy phantom cohort",
-        "DatasetType": "raw",
+        "Name": "Understudy phantom cohort", "DatasetType": "raw",
         "Description": "Drawn by rule: no patient, no animal, no scanner. Not for any clinical conclusion.",
-        "License": "CC0-1.0",
-        "software": f"understudy {__version__}",
+        "License": "CC0-1.0", "software": f"understudy {__version__}",
         "channels": {channel: suffix[1:] for channel, suffix in zip(CHANNELS, _SUFFIXES[config.naming], strict=False)},
         "labels": {"necrotic or non-enhancing core": 1, "oedema": 2, "enhancing": enhancing},
-        "patients": config.patients,
-        "phantom": identity,
-    }
+        "patients": config.patients, "phantom": identity,
+    }  # fmt: skip
     write_json(path, description)
     write_text(out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients))
 
