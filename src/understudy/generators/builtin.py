@@ -65,6 +65,7 @@ class NetworkType(GeneratorType):
 
     def build(self, config: Any, seed: int = 0) -> Any:
         """A network with fresh weights, the same for the same seed."""
+        config.check_size()  # the resolution may have been left to its default
         return fresh(self.network, config, seed)
 
     def load(self, folder: Path, config: dict[str, Any]) -> Any:
@@ -73,9 +74,7 @@ class NetworkType(GeneratorType):
 
     def _load(self, path: Path, config: dict[str, Any], part: str) -> Any:
         try:
-            architecture = self.config(**config["model"])
-            architecture.check_size()
-            network = getattr(self.build(architecture), part)
+            network = getattr(self.build(self.config(**config["model"])), part)
             network.load_state_dict(safetensors.torch.load_file(path))
         except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             what = f"the {part} cannot be loaded ({first_line(error)})"

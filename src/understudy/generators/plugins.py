@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
 from understudy.errors import Interrupted, UnderstudyError
@@ -33,13 +33,8 @@ from understudy.slices import SliceSet
 
 FOLDER = "plugin"
 BLOCK = 64  # slices that a plug-in is asked for at once: no slice depends on how many are wanted
+NoSettings = create_model("NoSettings", __config__=ConfigDict(extra="forbid"))  # of a plug-in without `Config`
 FARTHEST = 2.0  # joint images are in [-1, 1]; what overshoots a little is cut off by `decode`
-
-
-class NoSettings(BaseModel):
-    """The configuration of a plug-in that has none."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class TrainingSlices:

@@ -80,7 +80,6 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 def build(config: Any, seed: int = 0) -> Any:
     """A network of an architecture with fresh weights; what is sampled is its `generator`."""
-    config.check_size()  # the resolution may have been left to its default
     return network_type(config.kind).build(config, seed)
 
 

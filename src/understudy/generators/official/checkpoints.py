@@ -209,13 +209,6 @@ def _all_plain(arguments: Any) -> dict[str, Any]:
     return {k: _plain(k, v) for k, v in _named(arguments).items() if v is not None}
 
 
-def _without_labels(arguments: dict[str, Any], name: str) -> dict[str, Any]:
-    if count := arguments.pop(name, 0):
-        problem = f"the model is conditioned on {count} labels, which is not supported"
-        raise UnderstudyError(problem, fix="give a model that was trained without labels")
-    return arguments
-
-
 def _array(name: str, value: Any) -> NDArray[Any]:
     if not isinstance(value, Array | Tensor):
         raise Refusal(f"a variable {name[:80]!r} that is no array")
@@ -253,15 +246,14 @@ def _tensorflow(_: Network, discriminator: Network, ema: Network) -> Checkpoint:
         fix = "convert a StyleGAN 2 of TensorFlow with legacy.py of NVlabs/stylegan3, and give the result"
         raise UnderstudyError(problem, fix=fix)
     judged, made = (_all_plain(network.state.get("static_kwargs", {})) for network in (discriminator, ema))
-    arguments = _without_labels(judged | made, "label_size")
-    return Checkpoint(kind, source, function, arguments, arrays, dict(variables(discriminator, "D/")))
+    return Checkpoint(kind, source, function, judged | made, arrays, dict(variables(discriminator, "D/")))
 
 
 def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     # PyTorch: a dictionary of persistent modules
     absent = Module("", {})  # without weights
     ema, judge = (part if isinstance(part, Module) else absent for part in map(content.get, ("G_ema", "D")))
-    arrays, arguments = _weights(ema, "G/"), _without_labels(_module_arguments(ema), "c_dim")
+    arrays, arguments = _weights(ema, "G/"), _module_arguments(ema)
     if any(name.startswith("G/synthesis.b4.") for name in arrays):
         kind, source = "sg2", "stylegan2-ada-pytorch or stylegan3"
     elif "G/synthesis.input.freqs" in arrays:

@@ -150,6 +150,9 @@ def _arguments(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, An
             arguments[name] = min(value, widest)
         elif name in ("channel_base", "fmap_base"):
             continue  # divided by the resolution, and limited by the maximum
+        elif name in ("c_dim", "label_size") and value:
+            problem = f"the model is conditioned on {value} labels, which is not supported"
+            raise UnderstudyError(problem, fix="give a model that was trained without labels")
         elif numeric and value > (64 if "layers" in name else 4096):  # a claim, not a model
             raise UnderstudyError(f"{name} = {value:.3g} is beyond any model")
         elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value):
