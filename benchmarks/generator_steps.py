@@ -1,7 +1,7 @@
 """The training step of all five generators: time and memory, beside what the official loops take.
 
-Run: python benchmarks/generator_steps.py [--larger] [--precision auto] [--threads 2] [--rounds 5]. Prints a Markdown
-table.
+Run: python benchmarks/generator_steps.py [--quick | --larger] [--precision auto] [--threads 2] [--rounds 5]. Prints a
+Markdown table.
 
 The step is the whole of it: reading the batch, both networks, every penalty, Adam, the average; without augmentation.
 A round is 16 steps, so that each lazy penalty (R1 every 16 steps, path length every 4) has its right share; a round
@@ -9,6 +9,7 @@ before them warms up; medians are over the rounds. One job at
 a time, each in a process of its own: the allocator's settings and the peak memory are the process's.
 - default: 32x32, 5 channels, batch 8, tiny widths (channel_base 512 and channel_max 32, or fmap_base 512 and fmap_max
   64), Progressive GAN and StyleGAN 1 at level 0; diffusion at 64x64 with 32 model channels, batch 8.
+- --quick: the recipe `quick` at 32x32, as users train on a CPU, with its batches and augmentation.
 - --larger: StyleGAN 2 at 32x32 with 2048/128, batch 16 and 64, and at 64x64 with 4096/128, batch 16, in images/s.
 --latent is the size of z, w and of the layers between them; Progressive GAN's z is as wide as its first layer, as in
 the official code. --blocks is the number of residual blocks per resolution of the diffusion
@@ -39,10 +40,10 @@ from numpy.typing import NDArray
 from understudy.generators.registry import network_type
 from understudy.generators.training.ada import AugmentConfig
 from understudy.generators.training.monitor import memory_mb
+from understudy.names import display_name
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 STEPS, SLICES = 16, 64
-OFF = AugmentConfig(mode="off")
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,35 @@ def larger_cases(latent: int) -> list[Case]:
     ]
 
 
+def quick_cases() -> list[Case]:
+    """The recipe `quick`; the networks that grow at their full resolution."""
+    cases = []
+    for kind in ("progan", "stylegan1", "stylegan2", "stylegan3", "diffusion"):
+        recipe = network_type(kind).recipe("quick")
+        grown = {"start_resolution": 32} if kind in ("progan", "stylegan1") else {}
+        cases.append(Case(display_name(kind), kind, recipe["model"], recipe["training"] | grown))
+    return cases
+
+
 def noise_slices(folder: str | Path, resolution: int) -> SliceSet:
-    """Slices of noise with four channels and an annotation."""
+    """Slices of noise with four channels, every second one with an annotation."""
     rng = np.random.default_rng(0)
     writer = SliceWriter(Path(folder) / "slices", ["a", "b", "c", "d"], evenly_coded({1: "x"}), resolution)
     images = rng.integers(0, 256, (SLICES, 4, resolution, resolution), dtype=np.uint8)
     labels = rng.integers(0, 2, (SLICES, resolution, resolution), dtype=np.uint8)
+    labels[::2] = 0
     writer.append(images, labels, [{"id": str(i)} for i in range(SLICES)])
     return writer.close()
 
 
 def make_state(case: Case, precision: str, folder: str | Path, device: torch.device) -> Any:
-    """The case's training on slices of noise, without augmentation."""
+    """The case's training on slices of noise, without augmentation unless the case has it."""
     kind = network_type(case.kind)
     model = kind.config(**({"resolution": 32, "channels": 5} | case.model))
-    fields = {"batch": 8, "precision": precision} | case.training
-    config = kind.training(**(fields if case.kind == "diffusion" else fields | {"augment": OFF}))
+    fields = {"batch": 8, "augment": AugmentConfig(mode="off"), "precision": precision} | case.training
+    if case.kind == "diffusion":
+        fields.pop("augment", None)
+    config = kind.training(**fields)
     slices = noise_slices(folder, model.resolution)
     return kind.state(slices, np.arange(len(slices)), model, config, device)
 
@@ -209,6 +223,7 @@ def header(larger: bool) -> list[str]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the recipe `quick` at 32x32")
     parser.add_argument("--larger", action="store_true", help="StyleGAN 2 in the sizes of real trainings")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--threads", type=int, default=2)
@@ -223,9 +238,12 @@ def main() -> None:
     options = parse()
     latent = options.latent or (512 if options.larger else 64)
     cases = larger_cases(latent) if options.larger else tiny_cases(latent, options.blocks)
-    print(f"torch {torch.__version__}, {options.threads} threads, latent {latent}, medians of"
-          f" {options.rounds} rounds of {STEPS} steps" + ("" if options.larger else
-          f"; batch 8, diffusion with {options.blocks} blocks per resolution") + "\n")  # fmt: skip
+    cases = quick_cases() if options.quick else cases
+    sizes = "recipe quick" if options.quick else f"latent {latent}"
+    if not options.larger and not options.quick:
+        sizes += f", batch 8, diffusion with {options.blocks} blocks per resolution"
+    print(f"torch {torch.__version__}, {options.threads} threads, {sizes}; medians of {options.rounds} rounds of"
+          f" {STEPS} steps\n")  # fmt: skip
     columns = header(options.larger)
     print(markdown(columns))
     print(markdown(["---"] * len(columns)))
