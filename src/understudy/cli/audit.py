@@ -151,7 +151,7 @@ def _sweep(
     sizes: str, study: str | None, generator: str | None, samples: int | None, config: AuditConfig, out: Path | None,
     device: str, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    from understudy.study.sweep import run_sweep
+    from understudy.study.derived import run_sweep
 
     if study is None or generator is None:
         raise UnderstudyError("a sweep needs --study and --generator", fix="name the study and one of its generators")

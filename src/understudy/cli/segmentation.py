@@ -30,7 +30,7 @@ def evaluate(
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
     from understudy.study.engine.run import run_study
-    from understudy.study.evaluate import evaluation_study, study_of_cohort
+    from understudy.study.derived import evaluation_study, study_of_cohort
 
     if (study is None) == (cohort is None):
         fix = "--study STUDY, or --cohort FOLDER"

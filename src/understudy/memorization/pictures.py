@@ -39,7 +39,7 @@ def save_pictures(done: AuditResult, training: SliceSet, synthetic: SliceSet, ou
 
 
 def save_sweep(table: pd.DataFrame, path: str | Path, expected: float) -> None:
-    """Share of flagged slices against the number of training patients (columns as `study.sweep` makes them)."""
+    """Share of flagged slices against the number of training patients (columns as `study.derived` makes them)."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         ax = figure.subplots()

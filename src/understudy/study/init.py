@@ -22,9 +22,6 @@ from understudy.io.grids import Plane, VolumeHeader, judge_pixels
 from understudy.io.nifti import read_header
 from understudy.study.config.cohorts import name_of
 
-_FEW = 15  # patients: fewer are split with a larger share for validation and test
-_TESTED = 5  # patients that a report's answer and an audit take at the least
-
 _GPU = ["# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."]
 _NO_GPU = [
     "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them; `generators:",
@@ -40,10 +37,9 @@ _NO_GPU = [
 
 
 def suggest_study(folder: Path) -> str:
-    """A commented study file for the patients below a folder; places to look at are marked `# CHECK:`.
+    """A commented study file for the patients below a folder, an error if none are recognised.
 
-    Raises:
-        UnderstudyError: nothing is recognised, or a known layout that cannot be used.
+    Places to look at are marked `# CHECK:`.
     """
     import torch
 
@@ -75,10 +71,8 @@ def _head(found: Guess, headers: Sequence[VolumeHeader], gpu: bool) -> list[str]
         low, high = min(deep), max(deep)
         voxels = f"{matrix} x {low if low == high else f'{low} to {high}'} voxels of {edges} mm"
         lines.append(f"# Volumes: {voxels} ({len(deep)} of {len(headers)} looked at).")
-    if not headers:
-        lines.append("# CHECK: no header could be read; see `understudy check`.")
-    if sites:
-        lines.append(f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}.")
+    lines += [] if headers else ["# CHECK: no header could be read; see `understudy check`."]
+    lines += [f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}."] if sites else []
     lines += [_one_line(f"# CHECK: {note.problem}. What to do: {note.fix}.") for note in cohort.notes]
     lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
     if gpu:
@@ -105,8 +99,7 @@ def _cohort(found: Guess) -> list[str]:
 
 def _slices(cohort: Cohort, headers: Sequence[VolumeHeader], resolution: int) -> list[str]:
     """The usual settings; where they give no slices, the plane of the acquisition, or all slices."""
-    usual = ("T1w", "T1wGd", "FLAIR", "T2w")
-    channel = next((name for name in usual if name in cohort.channels), cohort.channels[0])
+    channel = next((n for n in ("T1w", "T1wGd", "FLAIR", "T2w") if n in cohort.channels), cohort.channels[0])
 
     def usable(plane: Plane) -> int:  # volumes whose slices in this plane have usable pixels
         judged = [judge_pixels(replace(header, plane=plane)) for header in headers]
@@ -115,8 +108,7 @@ def _slices(cohort: Cohort, headers: Sequence[VolumeHeader], resolution: int) ->
     planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
     plane = max(planes, key=usable)
     slicing = SliceConfig(resolution=4, scaling="robust", rule_channel=channel, plane=plane)
-    frame = frame_of(cohort, slicing)
-    if frame is not None:
+    if (frame := frame_of(cohort, slicing)) is not None:
         resolution = min(resolution, frame.matrix)
     lines = [
         "slices:",
@@ -134,17 +126,15 @@ def _slices(cohort: Cohort, headers: Sequence[VolumeHeader], resolution: int) ->
 
 
 def _split(cohort: Cohort) -> list[str]:
-    """At least five test patients where there are ten; the audit needs them."""
     people = len({patient.subject for patient in cohort.patients})
-    share, doubt = 0.3 if people < _FEW else 0.2, ""
+    share, doubt = 0.2, ""
+    if people < 15:  # a larger share for validation and test
+        share = 0.3
+        doubt = "  # CHECK: few patients: intervals will be wide, and with fewer than 5 there is no answer"
     test = 56 if people >= 300 else max(1, round(share * people))  # 56: as in the paper
-    if people >= 2 * _TESTED:
-        test = max(test, _TESTED)
-    if people < _FEW:
-        doubt = f"  # CHECK: few patients: intervals will be wide, and with fewer than {_TESTED} there is no answer"
-    if people < 4:
-        share = 0.0
-    fraction = f"  validation_fraction: {share:g}  # of the patients who do not test"
+    if people >= 10:
+        test = max(test, 5)  # the report's answer and the audit need them
+    fraction = f"  validation_fraction: {share if people > 3 else 0:g}  # of the patients who do not test"
     return ["split:", f"  test_patients: {test}{doubt}", fraction, ""]
 
 

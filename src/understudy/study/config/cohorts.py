@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_serializer, field_validator, model_validator
 
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.phantom.write import PhantomConfig
@@ -21,6 +21,15 @@ from understudy.study.config.yaml import Strict
 
 TAKEN = ("jobs", "tables", "logs", "cluster")  # names of folders beside those of the cohorts
 SPLIT_FILES = ("train", "validation", "test", "permutation")  # fields of a split that may be files
+
+
+def _checked_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
+        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 class CohortEntry(CohortConfig):
@@ -55,25 +64,20 @@ class CohortEntry(CohortConfig):
 class Patients(Strict):
     """The first fields of a study: its name and seed, whose patients, how their volumes become slices."""
 
-    name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
+    name: Name = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
     seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
     cohort: CohortConfig | None = Field(None, description="patients on disk; give this, `phantom` or `cohorts`")
     phantom: PhantomConfig | None = Field(None, description="artificial patients; give this, `cohort` or `cohorts`")
-    cohorts: dict[str, CohortEntry] | None = Field(
+    cohorts: dict[Name, CohortEntry] | None = Field(
         None, description="several by name, each a `cohort` or `phantom` with its own `split` and `slices`; null drops"
     )
-    slices: SliceConfig = Field(default_factory=SliceConfig, description="how volumes become slices")
-    split: SplitConfig = Field(default_factory=SplitConfig, description="who trains, validates and tests")
+    slices: SliceConfig = Field(SliceConfig(), description="how volumes become slices")
+    split: SplitConfig = Field(SplitConfig(), description="who trains, validates and tests")
 
     @field_validator("cohorts", mode="before")
     @classmethod
     def _without_dropped(cls, value: Any) -> Any:
         return {n: e for n, e in value.items() if e is not None} if isinstance(value, Mapping) else value
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, value: str) -> str:
-        return checked_name(value)
 
     @field_validator("cohorts")
     @classmethod
@@ -81,20 +85,13 @@ class Patients(Strict):
         if value is not None and not value:
             raise ValueError("name at least one cohort, or use `cohort` or `phantom`")
         for name in value or {}:
-            if checked_name(name).lower() in TAKEN:
+            if name.lower() in TAKEN:
                 raise ValueError(f"a cohort cannot be called {name!r}: a folder of this name holds other results")
         return value
 
     def derived_seed(self, *keys: str | int) -> int:
         """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
         return int(sha256_json([self.seed, *keys])[:8], 16) >> 1
-
-
-def checked_name(value: str) -> str:
-    """The name, if it can be a folder's; else a ValueError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
-        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
-    return value
 
 
 def name_of(path: Path, otherwise: str) -> str:

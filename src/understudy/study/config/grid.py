@@ -6,7 +6,6 @@ The id of a setting is made from what it is: adding others to a study leaves it,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from understudy.errors import UnderstudyError
 from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig
-from understudy.study.config.cohorts import Patients, checked_name
+from understudy.study.config.cohorts import Name, Patients
 from understudy.study.config.networks import AnyGenerator, SegmenterSpec, named_kinds, with_snapshots
 from understudy.study.config.yaml import Strict, problem_at
 
@@ -55,13 +54,9 @@ class RatioStudy(Strict):
     """Real and synthetic slices in changing proportion in a training set of constant size (Akbar et al., Figure 2)."""
 
     shares: Shares = Field(description="of real slices, 0 to 1; 1 is trained once for all generators")
-    total: int | None = Field(
-        None, ge=2, description="slices in each training set; null: the number of real ones, so that 1 is `real`"
-    )
+    total: int | None = Field(None, ge=2, description="slices in each training set; null: as many as real ones")
     # a smaller share is part of a larger one either way
-    choose: Literal["patients", "slices"] = Field(
-        "patients", description="real slices of the first patients in a random order, or any"
-    )
+    choose: Literal["patients", "slices"] = Field("patients", description="real slices of the first patients, or any")
 
     @property
     def real_slices(self) -> int:
@@ -92,10 +87,8 @@ class FineTune(Strict):
     """On how many real patients, and how."""
 
     patients: Counts = Field(description="numbers of real training patients, e.g. [1, 5, 10]")
-    training: FineTuneTraining = Field(default_factory=FineTuneTraining, description="of the pre-trained network")
-    scratch: ScratchTraining = Field(
-        default_factory=ScratchTraining, description="of a new network on the same patients, for comparison"
-    )
+    training: FineTuneTraining = Field(FineTuneTraining(), description="of the pre-trained network")
+    scratch: ScratchTraining = Field(ScratchTraining(), description="of a new network on the same patients")
 
 
 class Rule(Strict):
@@ -123,33 +116,25 @@ class Rule(Strict):
 class Grid(Patients):
     """The fields of a study that make its grid."""
 
-    generators: dict[str, AnyGenerator] = Field(
+    generators: dict[Name, AnyGenerator] = Field(
         {}, description="by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3, diffusion) is of this"
         " kind unless `model.kind` says another; `folder` reads images of others; null drops one of the preset's",
     )  # fmt: skip
-    segmenters: dict[str, SegmenterSpec] = Field(
+    segmenters: dict[Name, SegmenterSpec] = Field(
         default_factory=lambda: {"unet": SegmenterSpec()}, min_length=1, description="by name; one named like a kind"
         " (unet, swin) is of this kind unless `model.kind` says another; null drops one of the preset's",
     )  # fmt: skip
-    trainings: Distinct[Training] = Field(
-        ["real", "synthetic", "both"], description="slices that segmenters are trained on"
-    )
+    trainings: Distinct[Training] = Field(["real", "synthetic", "both"], description="what segmenters are trained on")
     augmentation: Distinct[bool] = Field([True], description="train with it (true), without, or each")
     real_fractions: Shares | None = Field(
-        None, description="of the real training patients for `real` and `both`, e.g. [0.2, 1.0], nested;"
-        " generators are trained on all patients all the same. null: all",
-    )  # fmt: skip
+        None, description="of the real training patients for `real` and `both`, not for generators; null: all"
+    )
     real_shares: Shares | None = Field(None, description="of real slices among the samples of `both`; null: one half")
-    ratios: RatioStudy | None = Field(
-        None, description="real and synthetic slices in changing proportion in a set of constant size; or their shares"
-    )
+    ratios: RatioStudy | None = Field(None, description="of real slices in a set of constant size; or its `shares`")
     fine_tune: FineTune | None = Field(
-        None, description="networks trained on synthetic slices go on with so many real patients, and beside each a new"
-        " network on the same patients; e.g. {patients: [1, 5, 10]}",
-    )  # fmt: skip
-    real_subsets: Literal["same", "each_repeat"] = Field(
-        "same", description="a part of the real patients or slices: the same everywhere, or others in each repeat"
+        None, description="networks trained on synthetic slices go on with real patients, e.g. {patients: [1, 5, 10]}"
     )
+    real_subsets: Literal["same", "each_repeat"] = Field("same", description="of real patients: the same, or others")
     include: list[Rule] = Field([], description="only settings that fit one of these; empty: all")
     exclude: list[Rule] = Field([], description="no setting that fits one, e.g. [{segmenter: swin, training: real}]")
     repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
@@ -159,11 +144,10 @@ class Grid(Patients):
     def _named_kinds(cls, value: Any, info: ValidationInfo) -> Any:
         return named_kinds(value, str(info.field_name))
 
-    @field_validator("generators", "segmenters")
+    @field_validator("generators")
     @classmethod
-    def _plain_names(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        value = with_snapshots(value) if info.field_name == "generators" else value
-        return {checked_name(name): spec for name, spec in value.items()}
+    def _with_snapshots(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return with_snapshots(value)
 
     @field_validator("ratios", mode="before")
     @classmethod
@@ -228,33 +212,30 @@ def baseline(study: Grid) -> str:
 
 def _all(study: Grid) -> list[Setting]:
     """Every setting, before rules."""
+    fractions, names = sorted(study.real_fractions or [1.0], reverse=True), list(study.generators)
+    sources: list[tuple[Kind, str, float | None, float]] = []  # training, generator, real share, real fraction
+    if "real" in study.trainings:
+        sources += [("real", "", None, fraction) for fraction in fractions]
+    if "synthetic" in study.trainings:
+        sources += [("synthetic", name, None, 1.0) for name in names]
+    for fraction in fractions if "both" in study.trainings else ():
+        for share in study.real_shares or [0.5]:
+            sources += [("both", name, None if share == 0.5 else share, fraction) for name in names]
+    for share in sorted(study.ratios.shares) if study.ratios is not None else ():
+        if share < 1:
+            sources += [("ratio", name, share, 1.0) for name in names]
+        else:  # a set of real slices alone is the training `real`, unless its size is given
+            whole = study.ratios is not None and study.ratios.total is None
+            sources.append(("real", "", None, 1.0) if whole else ("ratio", "", share, 1.0))
     found: list[Setting] = []
     for segmenter, augmentation in itertools.product(study.segmenters, study.augmentation):
-        for training, name, share, fraction in _sources(study):
-            found.append(Setting(training, name, segmenter, augmentation, share, fraction))
+        for training, name, real_share, fraction in sources:
+            found.append(Setting(training, name, segmenter, augmentation, real_share, fraction))
         for few in study.fine_tune.patients if study.fine_tune is not None else ():
             # as many patients, and a new network or one that was trained on synthetic slices
             found.append(Setting("real", "", segmenter, augmentation, real_patients=few))
             found += [Setting("finetune", g, segmenter, augmentation, real_patients=few) for g in study.generators]
-    return list(dict.fromkeys(found))  # a ratio's share of 1 may be the training `real`
-
-
-def _sources(study: Grid) -> Iterator[tuple[Kind, str, float | None, float]]:
-    """Training, generator, real share and real fraction of the training sets."""
-    fractions = sorted(study.real_fractions or [1.0], reverse=True)
-    if "real" in study.trainings:
-        yield from (("real", "", None, fraction) for fraction in fractions)
-    if "synthetic" in study.trainings:
-        yield from (("synthetic", name, None, 1.0) for name in study.generators)
-    for fraction in fractions if "both" in study.trainings else ():
-        for share in study.real_shares or [0.5]:
-            yield from (("both", name, None if share == 0.5 else share, fraction) for name in study.generators)
-    if study.ratios is not None:
-        for share in sorted(study.ratios.shares):
-            if share < 1:
-                yield from (("ratio", name, share, 1.0) for name in study.generators)
-            else:
-                yield ("real", "", None, 1.0) if study.ratios.total is None else ("ratio", "", share, 1.0)
+    return list(dict.fromkeys(found))
 
 
 def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:

@@ -10,18 +10,8 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    Discriminator,
-    Field,
-    SerializerFunctionWrapHandler,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+import pydantic
+from pydantic import BaseModel, Field, field_validator, model_serializer, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
@@ -44,8 +34,8 @@ if TYPE_CHECKING:
     AnyNetwork: TypeAlias = Any
     AnyTraining: TypeAlias = TrainingConfig
 else:
-    AnyNetwork = Annotated[reduce(or_, (n.config for n in NETWORKS.values())), Discriminator("kind")]
-    AnyTraining = Annotated[reduce(or_, (n.training for n in NETWORKS.values())), Discriminator("kind")]
+    AnyNetwork = Annotated[reduce(or_, (n.config for n in NETWORKS.values())), pydantic.Discriminator("kind")]
+    AnyTraining = Annotated[reduce(or_, (n.training for n in NETWORKS.values())), pydantic.Discriminator("kind")]
 
 
 class SnapshotOf(Strict):
@@ -68,9 +58,7 @@ class GeneratorSpec(Strict):
     sampler: SamplerConfig | None = Field(None, description="of a diffusion model; none: the few-step default")
     # Larsson et al.: 10
     ensemble: int = Field(1, ge=1, le=1000, description="trainings with different seeds, sampled in turn")
-    snapshots: int | list[float] | None = Field(
-        None, description="states of the training as generators: their number, evenly spaced up to the end, or kimg"
-    )
+    snapshots: int | list[float] | None = Field(None, description="states of the training to keep: number, or kimg")
     snapshot: SnapshotOf | None = Field(None, description="set by `snapshots`: which state of which training")
 
     @field_validator("snapshots")
@@ -98,10 +86,10 @@ class GeneratorSpec(Strict):
 
     @field_validator("training", "model")
     @classmethod
-    def _not_set(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name == "training":
-            return _refuse_set(value, "it follows from the study's `seed`", "seed")
-        return _refuse_set(value, "it follows from `slices.resolution` and the cohort", "resolution", "channels")
+    def _not_set(cls, value: Any) -> Any:
+        _refuse_set(value, "it follows from the study's `seed`", "seed")
+        _refuse_set(value, "it follows from `slices.resolution` and the cohort", "resolution", "channels")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> GeneratorSpec:
@@ -156,7 +144,7 @@ class PluginSpec(Strict):
             raise problem_at(("plugin",), f"{error.what}; {error.fix}") from error
         try:
             self.config = plugin.configured(merged(below, self.config)).model_dump(mode="json")
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             path, what = plugin.settings_problem(error)
             raise problem_at(("config", *path), what) from error
         if self.snapshots and not plugin.takes_snapshots:
@@ -172,18 +160,18 @@ def _tag_of(value: Any) -> str:
 
 
 AnyGenerator = Annotated[
-    Annotated[GeneratorSpec, Tag("<network>")]
-    | Annotated[FolderGenerator, Tag("<folder>")]
-    | Annotated[PluginSpec, Tag("<plugin>")],
-    Discriminator(_tag_of),
+    Annotated[GeneratorSpec, pydantic.Tag("<network>")]
+    | Annotated[FolderGenerator, pydantic.Tag("<folder>")]
+    | Annotated[PluginSpec, pydantic.Tag("<plugin>")],
+    pydantic.Discriminator(_tag_of),
 ]
 
 
 class SegmenterSpec(Strict):
     """A segmentation network, by `model.kind`, and its training; what is not given is the paper's for its kind."""
 
-    model: segmenters.ModelConfig = Field(default_factory=UNetConfig, description="network, by `kind`: unet or swin")
-    training: SegmenterTrainingConfig = Field(default_factory=SegmenterTrainingConfig, description="how it is trained")
+    model: segmenters.ModelConfig = Field(UNetConfig(), description="network, by `kind`: unet or swin")
+    training: SegmenterTrainingConfig = Field(SegmenterTrainingConfig(), description="how it is trained")
 
     @model_validator(mode="before")
     @classmethod
@@ -210,7 +198,7 @@ class SegmenterSpec(Strict):
         return self
 
     @model_serializer(mode="wrap")
-    def _to_be_read_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _to_be_read_again(self, handler: Any) -> dict[str, Any]:
         """With the fields that a training leaves out at their default: of other kinds the paper's differ."""
         content: dict[str, Any] = handler(self)
         if self.model.kind != segmenters.DEFAULT_KIND:
@@ -221,12 +209,11 @@ class SegmenterSpec(Strict):
         return content
 
 
-def _refuse_set(model: BaseModel, why: str, *fields: str) -> Any:
-    """The model; a ValueError if one of the fields has another value than its default."""
-    for field in fields:
-        if field in model.model_fields_set and getattr(model, field) != type(model).model_fields[field].default:
+def _refuse_set(model: BaseModel, why: str, *fields: str) -> None:
+    """Raises a ValueError if one of the fields has another value than its default."""
+    for field in sorted(model.model_fields_set.intersection(fields)):
+        if getattr(model, field) != type(model).model_fields[field].default:
             raise ValueError(f"`{field}` cannot be set here: {why}")
-    return model
 
 
 # --- networks by name -------------------------------------------------------------------------------------------------

@@ -11,14 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from understudy.cohort.config import as_before_auto
 from understudy.cohort.splits import TEST_FRACTION
@@ -30,17 +23,7 @@ from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.cohorts import absolute, fields_of_part, placed, published_as
 from understudy.study.config.grid import Grid, check_grid
 from understudy.study.config.networks import check_sizes
-from understudy.study.config.yaml import (
-    Lines,
-    Strict,
-    merged,
-    odd_numbers,
-    parse_yaml,
-    problem_at,
-    problems_of,
-    read_yaml,
-    refusal,
-)
+from understudy.study.config.yaml import Lines, Strict, merged, parse_yaml, problem_at, read_yaml, validated
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
 LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
@@ -77,9 +60,7 @@ class ExtractorSpec(Strict):
     ] = Field(description="random, unet, radiomics and radiomics_tumour need no file")  # fmt: skip
     weights: Path | None = Field(None, description="file of weights; relative to the study file")
     sha256: str | None = Field(None, description="that the file must have; null: the published one, if any")
-    resize: Literal["antialiased_bicubic", "tf1"] = Field(
-        "antialiased_bicubic", description="tf1 only to compare with numbers of the first FID code"
-    )
+    resize: Literal["antialiased_bicubic", "tf1"] = Field("antialiased_bicubic", description="tf1: first FID code")
 
 
 class QualitySpec(QualityConfig):
@@ -89,9 +70,7 @@ class QualitySpec(QualityConfig):
         default_factory=lambda: [ExtractorSpec(name="random"), ExtractorSpec(name="unet")], min_length=1,
         description="what turns slices into vectors, e.g. [random, unet, {name: inception2015, weights: file.pth}]",
     )  # fmt: skip
-    channels: list[str] | None = Field(
-        None, description="to compare, e.g. [T1wGd] (the paper); null: all, and their average"
-    )
+    channels: list[str] | None = Field(None, description="e.g. [T1wGd] (the paper); null: all, and their average")
     too_few: Literal["refuse", "leave_out"] = Field(
         "leave_out", description="a Frechet distance of fewer slices than dimensions: refuse, or say so"
     )
@@ -112,27 +91,21 @@ class ReportConfig(Strict):
     reading: Path | None = Field(None, description="table6.json of `understudy reading analyse`, shown as Table 6")
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`published` and `reading` came later: a study without them keeps its hash."""
-        usual = {"published": "auto", "reading": None}
+    def _as_before(self, handler: Any) -> dict[str, Any]:
+        usual = {"published": "auto", "reading": None}  # which came later: a study without them keeps its hash
         return {k: v for k, v in handler(self).items() if k not in usual or v != usual[k]}
 
 
 class Study(Grid):
     """A whole study: cohort, generators, segmenters, and the grid of trainings."""
 
-    audit: AuditConfig | None = Field(
-        default_factory=AuditConfig, description="of the synthetic slices for copies of training patients; null: none"
-    )
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how results are scored")
+    audit: AuditConfig | None = Field(AuditConfig(), description="for copies of training patients; null: none")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="how results are scored")
     quality: QualitySpec | None = Field(None, description="distances of synthetic from real slices; null: none")
-    annotations: AnnotationConfig | None = Field(
-        default_factory=AnnotationConfig, description="synthetic annotations beside real ones; null: none"
-    )
-    report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
-    cluster: ClusterConfig = Field(  # excluded from `model_dump`, and so from all hashes: changing it redoes nothing
-        default_factory=ClusterConfig, description="resources of the jobs with `understudy run --cluster`", exclude=True
-    )
+    annotations: AnnotationConfig | None = Field(AnnotationConfig(), description="synthetic beside real; null: none")
+    report: ReportConfig = Field(ReportConfig(), description="what the report shows")
+    # excluded from `model_dump`, and so from all hashes: changing it redoes nothing
+    cluster: ClusterConfig = Field(ClusterConfig(), description="resources of jobs with `run --cluster`", exclude=True)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
@@ -159,9 +132,9 @@ class Study(Grid):
 
     def as_data(self) -> dict[str, Any]:
         """The study as plain JSON values, without what is this machine's alone."""
-        places: Any = {"cohort": {"path"}, "slices": {"workers"}, "generators": {"__all__": {"folder"}}}
-        places |= {"quality": {"extractors": {"__all__": {"weights"}}}, "cohorts": {"__all__": {"path"}}}
-        places |= {"report": {"reading"}}
+        places: Any = {"cohort": {"path"}, "slices": {"workers"}, "cohorts": {"__all__": {"path"}}}
+        places |= {"generators": {"__all__": {"folder"}}, "report": {"reading"}}
+        places |= {"quality": {"extractors": {"__all__": {"weights"}}}}
         content = _as_before(self.model_dump(mode="json", exclude=places))
         # what came later is left out where it is not used: older studies keep their hash
         return {name: value for name, value in content.items() if name not in LATER or value is not None}
@@ -250,12 +223,7 @@ def _from_content(content: dict[str, Any], lines: Lines, name: str, folder: Path
         content = merged(under, content)
     if cohort_only and not content.get("generators"):
         content = {**content, "trainings": ["real"]}
-    try:
-        study = Study.model_validate(content)
-    except ValidationError as error:
-        raise refusal(problems_of(error, Study, lines), name) from error
-    if problems := odd_numbers(study.model_dump(), lines):
-        raise refusal(problems, name)
+    study = validated(Study, content, lines, name)
     # an image or a profile is a file, or else a name that Apptainer or Snakemake know
     places = {field: absolute(Path(getattr(study.cluster, field)), folder) for field in ("container", "profile")}
     existing = {field: str(path) for field, path in places.items() if getattr(study.cluster, field) and path.exists()}

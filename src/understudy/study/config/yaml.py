@@ -7,9 +7,9 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,7 @@ from understudy.errors import UnderstudyError
 from understudy.generators.registry import list_plugins
 from understudy.io.files import reading
 
+Model = TypeVar("Model", bound=BaseModel)
 Lines = dict[tuple[str, ...], int]  # ("generators", "stylegan2", "samples") -> line of the file, from 1
 LONGEST = 4 << 20  # bytes of a study file
 DEEPEST, MOST = 40, 100_000  # its levels and values, aliases counted as often as they are used
@@ -134,11 +135,18 @@ def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
     return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
 
 
-def refusal(problems: Sequence[str], name: str) -> UnderstudyError:
-    """Problems of a study file as one message; `name` stands for the file."""
-    lines = list(dict.fromkeys(problems))
-    head = f"the study file has {len(lines)} problem{'s' if len(lines) > 1 else ''}:"
-    return UnderstudyError("\n  ".join([head, *lines]), where=name, fix="correct the file; nothing was run")
+def validated(model: type[Model], content: dict[str, Any], lines: Lines, name: str) -> Model:
+    """The content of the file `name` as a model; an UnderstudyError with all problems and their lines."""
+    try:
+        found = model.model_validate(content)
+        problems = _odd_numbers(found.model_dump(), lines)
+    except ValidationError as error:
+        problems = problems_of(error, model, lines)
+    if not problems:
+        return found
+    each = list(dict.fromkeys(problems))
+    head = f"the study file has {len(each)} problem{'s' if len(each) > 1 else ''}:"
+    raise UnderstudyError("\n  ".join([head, *each]), where=name, fix="correct the file; nothing was run")
 
 
 def problems_of(error: ValidationError, model: type[BaseModel] = BaseModel, lines: Lines | None = None) -> list[str]:
@@ -146,11 +154,11 @@ def problems_of(error: ValidationError, model: type[BaseModel] = BaseModel, line
     return [_explain(dict(entry), model, lines or {}) for entry in error.errors()]
 
 
-def odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
+def _odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
     """A problem for each number that is not finite or beyond 2^63 in what a model holds."""
     if isinstance(content, Mapping | list | tuple):
         entries = content.items() if isinstance(content, Mapping) else enumerate(content)
-        return [p for key, value in entries for p in odd_numbers(value, lines, (*path, str(key)))]
+        return [p for key, value in entries for p in _odd_numbers(value, lines, (*path, str(key)))]
     field = f"{_prefix(path, lines)}`{'.'.join(path)}`"
     if isinstance(content, float) and not math.isfinite(content):
         return [f"{field}: should be a finite number (given: {content})"]

@@ -14,17 +14,7 @@ from understudy.runtime.lazy import pandas as pd
 from understudy.study.config.grid import baseline
 from understudy.study.config.schema import Study, preset, presets
 from understudy.study.engine.execute import software
-from understudy.study.engine.jobs import (
-    Context,
-    Job,
-    folder_name,
-    job_folder,
-    job_of,
-    plain_name,
-    read_done,
-    saved_jobs,
-    study_status,
-)
+from understudy.study.engine.jobs import Context, Job, job_folder, job_of, read_done, saved_jobs, study_status
 
 _Done = dict[str, list[tuple[dict[str, Any], Path]]]  # stage -> (spec, folder) of the jobs that are done
 _COLUMNS = ["stage", "id", "name", "seconds", "peak_rss_mb", "state", "failure", "message", "memory"]
@@ -140,8 +130,7 @@ def _write_report(
     if correlations is not None:
         write_correlations(correlations, out / "correlation")
 
-    names, ids = {folder.name for folder in folders}, zip(status["stage"], status["id"], strict=True)
-    jobs = status.loc[[folder_name(stage, job_id) in names for stage, job_id in ids], _COLUMNS]
+    names = status["stage"] + "-" + status["id"].str[:12]  # of the jobs' folders
     ((prepared_spec, prepared),) = done["prepare"]
     data = ReportData(
         title=spec["title"],
@@ -153,7 +142,7 @@ def _write_report(
         reading=out / "reading" if "reading" in spec else None,
         correlation=out / "correlation" if correlations is not None else None,
         planned=pd.DataFrame(planned),
-        jobs=jobs,
+        jobs=status.loc[names.isin([folder.name for folder in folders]), _COLUMNS],
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
         **_files(done),
@@ -173,7 +162,7 @@ def _files(done: _Done) -> dict[str, Any]:
 
     histories, health = {}, {}  # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
     for _, folder in done.get("generator", []):
-        name = plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator ")
+        name = read_json(folder / "spec.json")["name"].split("generator ", 1)[-1]
         histories[name] = folder / "model" / "history.jsonl"
         if "health" in (found := (read_done(folder) or {})["results"]):
             health[name] = found["health"]
@@ -198,8 +187,7 @@ def _done_by_stage(folders: list[Path]) -> _Done:
 
 
 def _nothing_evaluated(out: Path) -> UnderstudyError:
-    fix = "finish at least one evaluation: understudy run"
-    return UnderstudyError("no test patient has been evaluated yet", where=out, fix=fix)
+    return UnderstudyError("no test patient has been evaluated yet", out, "finish one evaluation: understudy run")
 
 
 def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: Path, done: _Done) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from understudy.errors import UnderstudyError
 from understudy.memorization.pictures import save_sweep
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 from understudy.study.config.schema import Study
+from understudy.study.derived import sweep_plan
 from understudy.study.engine.plan import make_plan
 from understudy.study.stages.data import training_rows
-from understudy.study.sweep import sweep_plan
 
 BASE: dict[str, Any] = {
     "name": "s", "phantom": {"patients": 9}, "slices": {"resolution": 32}, "generators": {"g": {"samples": 9}},
