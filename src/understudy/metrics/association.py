@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-Floats = NDArray[np.float64]
+from understudy.metrics.bootstrap import Floats, weighted
 
 FEWEST_RUNS = 5  # trainings that are drawn as wholes; fewer say nothing about others
 FEWEST = 4  # snapshots with both numbers
@@ -64,7 +64,7 @@ def draw(scores: Floats, runs: NDArray[np.int64], resamples: int = 2000, seed: i
     patients = scores.shape[1]
     weights = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
     # each resample has its own Dice of every snapshot: that of its patients
-    dice = np.take_along_axis(_means(scores, weights), np.maximum(rows, 0), axis=1)
+    dice = np.take_along_axis(weighted(scores.T, weights), np.maximum(rows, 0), axis=1)
     return Draws(rows, np.where(rows >= 0, dice, np.nan))
 
 
@@ -81,7 +81,7 @@ def associate(
         draws: from `draw`, of the same scores and runs.
         orders, seed: random orders of the p values.
     """
-    dice = _means(scores, np.ones((1, scores.shape[1])))[0]
+    dice = weighted(scores.T, np.ones((1, scores.shape[1])))[0]
     some = np.isfinite(metric) & np.isfinite(dice)
     n, count = int(some.sum()), len(np.unique(runs[some]))
     if n < FEWEST or np.ptp(metric[some]) == 0 or np.ptp(dice[some]) == 0:
@@ -129,14 +129,6 @@ def correlations(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 def _cosine(a: Floats, b: Floats) -> Floats:
     scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-def _means(scores: Floats, weights: Floats) -> Floats:
-    """Weighted means over patients, [b, snapshots], of scores [snapshots, patients]; weights [b, patients]."""
-    some = ~np.isnan(scores)
-    below = weights @ some.T  # [b, snapshots], patients that count
-    total = weights @ np.where(some, scores, 0.0).T
-    return np.divide(total, below, out=np.full(total.shape, np.nan), where=below > 0)
 
 
 def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -> float:

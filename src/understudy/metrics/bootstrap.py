@@ -88,7 +88,7 @@ def drawn_weights(patients: int, repeats: int, resamples: int, seed: int, stream
 def weighted_means(data: Floats, patients: Floats, repeats: Floats) -> Floats:
     """Weighted means [b] of data [n, r, c] under weights [b, n] and [b, r]: patients, then classes, then repeats."""
     n, r, c = data.shape
-    per_class = _weighted(data.reshape(n, r * c), patients).reshape(-1, r, c)  # [b, r, c]
+    per_class = weighted(data.reshape(n, r * c), patients).reshape(-1, r, c)  # [b, r, c]
     defined = ~np.isnan(per_class)
     some = defined.any(axis=2)  # [b, r]
     total = np.where(defined, per_class, 0.0).sum(axis=2)
@@ -102,7 +102,7 @@ def weighted_means(data: Floats, patients: Floats, repeats: Floats) -> Floats:
     return out
 
 
-def _weighted(data: Floats, weights: Floats) -> Floats:
+def weighted(data: Floats, weights: Floats) -> Floats:
     """Weighted means [b, k] over the first axis of data [n, k], weights [b, n]; NaN leave, an infinite score stays."""
     finite = np.isfinite(data)
     if finite.all():

@@ -62,10 +62,7 @@ def score_labels(
         classes: name -> label value; others count as background. Default: every value above 0 that occurs in any of
             the files, named by its number.
         regions: unions of classes {name: [class, ...]}, "auto" (by the names of the classes) or "none".
-        spacing, ignore_affine, skip_unmatched: see `read_pair` and `file_pairs`.
-
-    Raises:
-        UnderstudyError: as `read_pair` and `file_pairs`; classes or regions that make no sense; nothing to score.
+        spacing, ignore_affine, skip_unmatched: see `read_pair` and `file_pairs`, also for errors.
     """
     pred, target = Path(pred), Path(target)
     pairs, notes = file_pairs(pred=pred, target=target, skip_unmatched=skip_unmatched)
@@ -157,17 +154,14 @@ class Pair(NamedTuple):
 
 
 def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, ignore_affine: bool = False) -> Pair:
-    """Reads two label files onto one grid.
+    """Reads two label files onto one grid; an UnderstudyError where they are not label volumes, or not on one grid.
 
-    NIfTI files whose headers put the same voxels at the same places in another order are turned. Files that do not
-    lie on one grid are refused: a wrong header is more likely than a prediction that should be resampled here.
+    NIfTI files whose headers put the same voxels at the same places in another order are turned. Others are refused: a
+    wrong header is more likely than a prediction that should be resampled here.
 
     Args:
         spacing: voxel edges in mm in the order of the arrays' axes, for files without a header (default 1 mm).
         ignore_affine: compare the arrays as stored, with the target's spacing, whatever the headers say.
-
-    Raises:
-        UnderstudyError: unreadable, no whole numbers, another shape, another place.
     """
     (a, of_target, notes), (b, of_pred, more) = _read(target), _read(pred)
     notes, stored, where = [*notes, *more], b.shape, f"{target} and {pred}"

@@ -26,7 +26,6 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.overlap import each_label, union_box
 
 Spacing = tuple[float, float, float]
-Method = Literal["auto", "tree", "transform"]
 Definition = Literal["pooled", "directed", "surfel"]
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -108,21 +107,18 @@ def checked_spacing(spacing: Sequence[float]) -> Spacing:
     return edges
 
 
-def surface_distances(pred: Mask, target: Mask, spacing: Spacing, method: Method = "auto") -> SurfaceDistances:
-    """All distances of two masks bool [Z, Y, X]; all NaN if either is empty.
-
-    The methods "tree" and "transform" force one way for all border voxels: the same values, for tests.
-    """
+def surface_distances(pred: Mask, target: Mask, spacing: Spacing) -> SurfaceDistances:
+    """All distances of two masks bool [Z, Y, X]; all NaN if either is empty."""
     box = union_box(pred, target)
     if box is None or not pred[box].any() or not target[box].any():
         return UNDEFINED
     masks = pred[box], target[box]  # outside the box nothing can be nearest
-    there, back = directed_distances(border(masks[0]), border(masks[1]), spacing, method)
+    there, back = directed_distances(border(masks[0]), border(masks[1]), spacing)
 
     codes = [corner_codes(mask) for mask in masks]  # uint8 [Z + 1, Y + 1, X + 1]
     surfels = [(code + np.uint8(1)) > 1 for code in codes]  # some of the eight voxels inside, some not: 255 wraps to 0
     areas = surfel_areas(spacing)
-    apart = directed_distances(surfels[0], surfels[1], spacing, method)
+    apart = directed_distances(surfels[0], surfels[1], spacing)
     weighted = zip(apart, codes, surfels, strict=True)
     return SurfaceDistances(
         hd=float(max(there.max(), back.max())),
@@ -146,35 +142,32 @@ def border(mask: Mask) -> Mask:
     return mask & ~inside
 
 
-def directed_distances(a: Mask, b: Mask, spacing: Spacing, method: Method = "auto") -> tuple[Floats, Floats]:
+def directed_distances(a: Mask, b: Mask, spacing: Spacing) -> tuple[Floats, Floats]:
     """Distance in mm of each True in `a` to the nearest in `b`, and back, both in the order of the arrays."""
     pad = max(int(NEAR * min(spacing) // s) for s in spacing)  # so that no offset leaves the array
     a, b = np.pad(a, pad), np.pad(b, pad)
     at_a, at_b = np.flatnonzero(a), np.flatnonzero(b)  # flat indices into the padded box
-    return _to_nearest(at_a, at_b, b, spacing, method), _to_nearest(at_b, at_a, a, spacing, method)
+    return _to_nearest(at_a, at_b, b, spacing), _to_nearest(at_b, at_a, a, spacing)
 
 
-def _to_nearest(
-    start: NDArray[np.intp], goal: NDArray[np.intp], grid: Mask, spacing: Spacing, method: Method
-) -> Floats:
+def _to_nearest(start: NDArray[np.intp], goal: NDArray[np.intp], grid: Mask, spacing: Spacing) -> Floats:
     """Distance of each flat index in `start` to the nearest in `goal`; `grid` is the padded box, True at `goal`."""
     distance = np.empty(len(start))
     left = np.arange(len(start))
-    if method == "auto":
-        # Most border voxels of a usable prediction have a partner within a few voxels: looking the offsets up in the
-        # order of their length is exact and needs no search structure.
-        flat, here = grid.ravel(), start
-        strides = np.array([grid.shape[1] * grid.shape[2], grid.shape[2], 1])  # of flat indices
-        for length, offsets in _shells(spacing):
-            hit = np.zeros(len(here), bool)
-            for step in offsets @ strides:
-                hit |= flat[here + step]
-            distance[left[hit]] = length  # the shortest offset that hits is the distance
-            here, left = here[~hit], left[~hit]
-            if not len(left):
-                return distance
+    # Most border voxels of a usable prediction have a partner within a few voxels: looking the offsets up in the order
+    # of their length is exact and needs no search structure.
+    flat, here = grid.ravel(), start
+    strides = np.array([grid.shape[1] * grid.shape[2], grid.shape[2], 1])  # of flat indices
+    for length, offsets in _shells(spacing):
+        hit = np.zeros(len(here), bool)
+        for step in offsets @ strides:
+            hit |= flat[here + step]
+        distance[left[hit]] = length  # the shortest offset that hits is the distance
+        here, left = here[~hit], left[~hit]
+        if not len(left):
+            return distance
     edges, far = np.asarray(spacing), np.stack(np.unravel_index(start[left], grid.shape), axis=1)  # [n, 3], voxels
-    if method == "transform" or (method == "auto" and len(far) + len(goal) > MANY):
+    if len(far) + len(goal) > MANY:
         nearest = distance_transform_edt(~grid, sampling=spacing, return_distances=False, return_indices=True)
         apart = nearest.reshape(3, -1)[:, start[left]].T - far
         distance[left] = np.sqrt(((apart * edges) ** 2).sum(axis=1))

@@ -139,13 +139,7 @@ class AugmentPlan:
 
 
 def draw(config: AugmentConfig, seed: int, samples: Sequence[int] | NDArray[np.int64]) -> AugmentPlan:
-    """Parameters of the samples with these numbers (in the order of training); each depends on (seed, number) only.
-
-    Example:
-        >>> plan = draw(AugmentConfig(), seed=0, samples=[5, 6])
-        >>> bool((draw(AugmentConfig(), seed=0, samples=[6]).angle == plan.angle[1:]).all())
-        True
-    """
+    """Parameters of the samples with these numbers (in the order of training); each depends on (seed, number) only."""
     rngs = [np.random.default_rng([seed, _STREAM, int(k)]) for k in samples]
     u = np.array([rng.random(_UNIFORMS) for rng in rngs]).reshape(len(rngs), _UNIFORMS)
     noise_seed = np.array([int(rng.integers(1 << 62)) for rng in rngs], np.int64)
@@ -215,19 +209,13 @@ def apply(plan: AugmentPlan, images: Tensor, labels: Tensor) -> tuple[Tensor, Te
 
 
 def fed(x: Tensor, rule: Input, work: Tensor | None = None) -> Tensor:
-    """What the network is fed of images in 0..1, float [N, C, H, W]: `normalise`, or ("raw") values 0..255.
-
-    `work` is memory for the result, here and below.
-    """
+    """What the network is fed of images [N, C, H, W] in 0..1: `normalise`, or ("raw") 0..255; `work`: memory for it."""
     return normalise(x, work) if rule == "z_score" else torch.mul(x, 255, out=work)
 
 
 def normalise(x: Tensor, work: Tensor | None = None) -> Tensor:
-    """Z-score per slice and channel with the mean and sd of its foreground (> 0): float [N, C, H, W], x >= 0.
-
-    As in the authors' code the background does not count, or the size of the head would set the contrast. Constant
-    channels become 0.
-    """
+    """Z-score per slice and channel of x >= 0, [N, C, H, W], with the mean and sd of its foreground (> 0), as in the
+    authors' code: with the background the size of the head would set the contrast. Constant channels become 0."""
     work = torch.empty_like(x) if work is None else work
     flat = x.flatten(2)  # [N, C, H W]
     # sign + sum: eight times faster here than count_nonzero
@@ -288,10 +276,8 @@ def sampling_grid(plan: AugmentPlan, grid: Tensor) -> Tensor:
 
 @lru_cache(8)
 def spline_functions(size: int, points: int) -> NDArray[np.float64]:
-    """[H, P]: weight of each of P evenly spaced points, the first and last on the edges, at each of H pixels.
-
-    Interpolating cubic B-splines, mirrored at the ends: SciPy's order 3, as in the package elasticdeform.
-    """
+    """[H, P]: weight of each of P evenly spaced points, the first and last on the edges, at each of H pixels; cubic
+    B-splines, mirrored at the ends, as SciPy's order 3 and the package elasticdeform."""
     places = np.linspace(0, points - 1, size)[None]
     each = [ndimage.map_coordinates(one, places, order=3, mode="mirror") for one in np.eye(points)]
     return np.stack(each, 1)

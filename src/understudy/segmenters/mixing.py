@@ -30,12 +30,7 @@ _STREAM = 0x317  # keeps these draws apart from other uses of the same seed
 
 def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
     """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible, `share` of them for the first: for
-    k [n] whether it belongs to the first, and how many numbers below k belong to the first and to the second.
-
-    Example:
-        >>> split_counts(np.arange(4), 0.5)[0].tolist()
-        [False, True, False, True]
-    """
+    k [n] whether it belongs to the first, and how many numbers below k belong to the first and to the second."""
     exact = Fraction(share).limit_denominator(10_000)  # integers: no rounding however large k is
     before = k * exact.numerator // exact.denominator
     after = (k + 1) * exact.numerator // exact.denominator
@@ -119,16 +114,10 @@ class Source:
 
 
 class Mixture:
-    """The training samples in their order.
+    """The training samples in their order, which `seed` gives: of the training patients' slices and of generated ones.
 
-    Args:
-        real: slices of patients (those of the split "train" are used), or None.
-        synthetic: generated slices (all are used), or None.
-        seed: of the order.
-        names: channels and classes in the order of an existing network; None: of the slices.
-
-    Raises:
-        UnderstudyError: nothing to train on; names or resolutions that do not fit together.
+    `names` are channels and classes in the order of an existing network; None: of the slices. An UnderstudyError where
+    there is nothing to train on, or names or resolutions do not fit together.
     """
 
     def __init__(
@@ -253,16 +242,9 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
 
 
 class Prefetcher:
-    """Iterates over batches number start ... stop - 1: numbers of the samples, images and labels.
+    """Iterates over batches number start ... stop - 1: numbers of the samples, and what `read` gives for them.
 
-    The next one is read meanwhile: two in memory, no more.
-
-    Args:
-        read: images and labels of samples with these numbers (`Mixture.read`); called from one other thread only.
-
-    Example:
-        >>> [images.tolist() for _, images, _ in Prefetcher(lambda k: (k, -k), batch=2, start=3, stop=5)]
-        [[6, 7], [8, 9]]
+    The next one is read meanwhile, in one other thread: two in memory, no more.
     """
 
     def __init__(self, read: Callable[[Rows], Arrays], batch: int, start: int, stop: int) -> None:

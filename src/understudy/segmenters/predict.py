@@ -96,16 +96,13 @@ def predict_volume(
     model: Segmenter, volume: TestVolume, channels: Sequence[str] | None = None, classes: Sequence[str] | None = None,
     batch: int = 32, dropped: Dropped = "background",
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """Labels of a whole volume.
+    """Labels uint8 [Z, H, W] of a volume on its original grid: probabilities up-sampled bilinearly, then the maximum.
 
     Args:
         channels: names of the volume's channels (`VolumeSet.channels`); None: they are in the model's order.
         classes: names of the classes, background first, whose indices the result has; None: the model's.
-        dropped: what becomes of slices that the slice rule drops: "background" leaves them empty (the network was
-            trained on kept slices only; a tumour there is missed), "predict" labels them.
-
-    Returns:
-        uint8 [Z, H, W] on the original grid: probabilities up-sampled bilinearly, then the most probable class.
+        dropped: slices that the slice rule drops: "background" leaves them empty (the network was trained on kept
+            slices only; a tumour there is missed), "predict" labels them.
     """
     who = f"patient {volume.subject}"
     images = _checked(model, volume.images, channels, who)

@@ -59,10 +59,7 @@ def train(
     config: SegmenterTrainingConfig | None = None, validation: HeldOut = None, device: str = "auto",
     progress: bool = True,
 ) -> Segmenter:  # fmt: skip
-    """Trains in memory and returns the best segmenter; see `train_segmenter` for the arguments.
-
-    `record["outcome"]` of the result is "trained" or "collapsed".
-    """
+    """Trains in memory and returns the best segmenter; arguments and `record` as `train_segmenter` has them."""
     model = model or UNetConfig()
     config = config or paper_training(model.kind)
     mixture = _training_set(real, synthetic, model, config)
@@ -80,21 +77,17 @@ def train_segmenter(
     config: SegmenterTrainingConfig | None = None, run_dir: str | Path = "segmenter", validation: HeldOut = None,
     device: str = "auto", progress: bool = True, initial: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Trains, or continues, or returns at once what was finished before.
+    """Trains, or continues, or returns at once what was finished before: the folder `run_dir`.
 
     Args:
-        real: slices of patients; those of the split "train" are used. None: train on synthetic ones only.
-        synthetic: generated slices. None: train on real ones only.
+        real, synthetic: patients' slices (those of the split "train" are used) and generated ones; one may be None.
         model_config, config: network and training; None: the U-Net, and the paper's training of this kind.
-        run_dir: folder of checkpoints, `history.jsonl` and, at the end, `segmenter.safetensors` and `config.json`.
+        run_dir: folder of checkpoints, `history.jsonl` and, at the end, `segmenter.safetensors` and `config.json`,
+            which records `outcome` ("trained" or "collapsed", and in `collapse` how), `ended` ("budget", "time" or
+            "collapse") and `validated_on`, which data selected the weights.
         validation: selects the best weights: volumes (patients of the split "val"), or slices; None: the last are kept.
-        initial: folder of a finished segmenter of the same network, whose weights this training starts from; None: new
-            weights from the seed. Channels and classes keep its order.
-
-    Returns:
-        `run_dir`. `config.json` records `outcome`: "trained", or "collapsed" and in `collapse` what happened (the loss
-        is not finite, or the best weights find nothing in any of the validation data); `ended`: "budget", "time" or
-        "collapse"; and `validated_on`, which data selected the weights.
+        initial: folder of a finished segmenter of the same network, whose weights this training starts from, and whose
+            order of channels and classes it keeps; None: new weights from the seed.
 
     Raises:
         Interrupted: SIGTERM or SIGINT; a checkpoint was written.
