@@ -381,23 +381,27 @@ def unet_config(weights: Arrays, told: Mapping[str, Any]) -> unet.DiffusionConfi
     if "label_emb.weight" in shapes:
         raise UnderstudyError("the model is conditioned on labels, which is not supported", "label_emb", _UNET)
     try:
-        rates = _unet_shapes(shapes, ours)
+        found, rates = _unet_shapes(shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         problem = f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})"
         raise UnderstudyError(problem, fix=_UNET) from error
-    if ours["channel_mult"] in _RESOLUTIONS:
-        ours.setdefault("resolution", _RESOLUTIONS[ours["channel_mult"]])
-    needed = {"resolution": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
-    if missing := [f"{name} ({option})" for name, option in needed.items() if name not in ours]:
+    if found["channel_mult"] in _RESOLUTIONS:
+        ours.setdefault("resolution", _RESOLUTIONS[found["channel_mult"]])
+    needed = {
+        "resolution": "image_size (--resolution)", "steps": "steps (--steps)",
+        "noise_schedule": "noise_schedule (--schedule)",
+    }  # fmt: skip
+    if missing := [words for name, words in needed.items() if name not in ours]:
         problem = f"a .pt holds only weights, which do not tell {', '.join(missing)}"
         paper = "the paper's authors used --resolution 256 --steps 4000 --schedule linear"
         own = "guided-diffusion's own defaults are --steps 1000 --schedule linear"
         raise UnderstudyError(problem, fix=f"give them as in the training: {paper}; {own}")
-    return unet.DiffusionConfig(**ours, attention_resolutions=tuple(ours["resolution"] // rate for rate in rates))
+    attention = tuple(ours["resolution"] // rate for rate in rates)
+    return unet.DiffusionConfig(**found, **ours, attention_resolutions=attention)
 
 
-def _unet_shapes(shapes: Mapping[str, tuple[int, ...]], ours: dict[str, Any]) -> list[int]:
-    # puts the architecture into `ours`; the halvings (1, 2, 4, ...) at which there is attention
+def _unet_shapes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[int]]:
+    # the architecture by our names, and the halvings (1, 2, 4, ...) at which there is attention
     def blocks_with(pattern: str) -> set[int]:
         return {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
 
@@ -413,13 +417,13 @@ def _unet_shapes(shapes: Mapping[str, tuple[int, ...]], ours: dict[str, Any]) ->
     if count != len(firsts) * (blocks + 1):
         raise ValueError(f"{count} input blocks")
     widths = [shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0] for first in firsts]
-    ours |= {
+    found = {
         "channels": channels, "model_channels": unit, "learn_sigma": outputs == 2 * channels, "num_res_blocks": blocks,
         "channel_mult": tuple(width / unit for width in widths),
         "scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
         "resblock_updown": len(widths) > 1 and f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in shapes,
     }  # fmt: skip
-    return [2**level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in shapes]
+    return found, [2**level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in shapes]
 
 
 def _load_diffusion(arguments: Mapping[str, Any], weights: Arrays) -> unet.Diffusion:
