@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from understudy.quality.lesions import GRID, measure_lesions
-from understudy.quality.weighted import Pair, Sorted, ratio, variation
+from understudy.quality.weighted import Sorted, ratio, variation
 
 
 def blobs(seed: int, n: int = 4, edge: int = 24, classes: int = 3) -> np.ndarray:
@@ -104,9 +104,9 @@ def test_distances_are_scipys_under_weights(seed: int) -> None:
     x, y = rng.integers(0, 9, n) / 2, rng.integers(0, 12, m) / 2  # many ties
     units, weights = rng.integers(0, 3, n), np.array([0.0, 1.0, 3.0])
     weights[units[0]] += 1
-    pair = Pair(x, units, y, np.arange(m))
+    both = Sorted(np.concatenate([x, y]), np.concatenate([units, 3 + np.arange(m)]))
     drawn = np.repeat(x, weights[units].astype(int))
-    wasserstein, largest = pair.gap(weights, np.ones(m))
+    wasserstein, largest = both.gap(np.append(weights, np.zeros(m)), np.append(np.zeros(3), np.ones(m)))
     assert wasserstein == pytest.approx(stats.wasserstein_distance(drawn, y), abs=1e-12)
     assert largest == pytest.approx(stats.ks_2samp(drawn, y).statistic, abs=1e-12)
     shares = np.array([0.1, 0.5, 0.9])
@@ -116,7 +116,8 @@ def test_distances_are_scipys_under_weights(seed: int) -> None:
 
 def test_undefined_stays_undefined() -> None:
     none, unit = np.full(2, np.nan), np.zeros(2, np.int64)
-    assert np.isnan(Pair(none, unit, np.ones(2), unit).gap(np.ones(1), np.ones(1))[0])
+    both = Sorted(np.concatenate([none, np.ones(2)]), np.concatenate([unit, unit + 1]))
+    assert np.isnan(both.gap(np.array([1.0, 0]), np.array([0, 1.0]))[0])
     assert np.isnan(Sorted(none, unit).quantiles(np.ones(1), np.array([0.5]))).all()
     assert np.isnan(ratio(np.zeros(1), np.zeros(1), np.ones((1, 1)))).all()
     assert np.isnan(variation(np.zeros(3), np.ones(3)))

@@ -21,7 +21,7 @@ from understudy.io.files import plain
 from understudy.quality.config import AnnotationConfig
 from understudy.quality.lesions import ANY, GRID, Lesions, measure_lesions
 from understudy.quality.measure import make_parts
-from understudy.quality.weighted import Floats, Pair, Sorted, drawn, interval, ratio, variation
+from understudy.quality.weighted import Floats, Sorted, drawn, interval, ratio, variation
 from understudy.roles import Part
 from understudy.runtime.progress import track
 from understudy.slices import SliceSet
@@ -291,34 +291,35 @@ def _distances(
 ) -> Iterator[Distance]:
     """Distances of the synthetic annotations to the training patients', beside those of held-out patients."""
     real, synthetic, held = groups["real"], groups["synthetic"], groups.get("held-out")
-    between = _between(real, synthetic, classes)
-    value = between(np.ones(real.units), np.ones(synthetic.units))
-    draws = range(config.distance_resamples)
-    some = [between(drawn(real.units, 1, rng)[0], drawn(synthetic.units, 1, rng)[0]) for _ in draws]
+
+    def between(other: _Group) -> tuple[Callable[[Floats, Floats], _Measured], Floats, Floats]:
+        """The distances under weights of all units, real ones first; the weights of either side."""
+        first = np.arange(real.units + other.units) < real.units
+        return _measured(real.joined(other), classes), first.astype(float), (~first).astype(float)
+
+    measure, ours, theirs = between(synthetic)
+    value, some = measure(ours, theirs), []
+    for _ in range(config.distance_resamples):
+        a, b = ours.copy(), theirs.copy()
+        a[: real.units], b[real.units :] = drawn(real.units, 1, rng)[0], drawn(synthetic.units, 1, rng)[0]
+        some.append(measure(a, b))
     floor: _Measured = {}
     divided: list[_Measured] = []
     if held is not None:
-        floor = _between(real, held, classes)(np.ones(real.units), np.ones(held.units))
-        both = real.joined(held)
-        among = _between(both, both, classes)
+        measure, ours, theirs = between(held)
+        floor = measure(ours, theirs)
         for _ in range(config.divisions):
-            out = np.zeros(both.units)
-            out[rng.choice(both.units, held.units, replace=False)] = 1
-            divided.append(among(1 - out, out))
+            out = np.zeros(len(ours))
+            out[rng.choice(len(ours), held.units, replace=False)] = 1
+            divided.append(measure(1 - out, out))
     for key, found in value.items():
         low_high, range_of_floor = (interval(np.array([m[key] for m in measured])) for measured in (some, divided))
         yield Distance(*key, _unit_of(key[0]), found, *low_high, floor.get(key, NAN), *range_of_floor)
 
 
-def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Floats], _Measured]:
-    """The function of either group's weights that gives all distances, sorted once for all weights."""
-    pairs = {
-        (measure, position): Pair(
-            first.columns[measure][:, position], first.unit, second.columns[measure][:, position], second.unit
-        )
-        for measure in SPREADS
-        for position, _ in _named(classes)
-    }
+def _measured(both: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Floats], _Measured]:
+    """The function of two groups' weights of the units that gives all distances, sorted once for all weights."""
+    columns = {(m, i): Sorted(both.columns[m][:, i], both.unit) for m in SPREADS for i, _ in _named(classes)}
 
     def pooled(cells: Floats) -> Floats:
         half = len(cells) // 2  # 2 x 2 cells are taken together
@@ -326,18 +327,17 @@ def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callabl
 
     def measured(a: Floats, b: Floats) -> _Measured:
         out: _Measured = {}
-        groups = (first, a), (second, b)
         for position, name in _named(classes):
             for measure in ("share", "stray", "mean_holes"):
-                x, y = (float(ratio(*g.sums[measure][:, :, position], w[None])[0]) for g, w in groups)
-                out[f"{measure.removeprefix('mean_')}_difference", name] = abs(x - y)
+                x, y = ratio(*both.sums[measure][:, :, position], np.stack([a, b]))
+                out[f"{measure.removeprefix('mean_')}_difference", name] = float(abs(x - y))
             for measure in SPREADS:
-                out[f"{measure}_wasserstein", name], largest = pairs[measure, position].gap(a, b)
+                out[f"{measure}_wasserstein", name], largest = columns[measure, position].gap(a, b)
                 if measure == "area":
                     out["area_ks", name] = largest  # Kolmogorov-Smirnov
         for k, name in enumerate(classes):
-            out["border_variation", name] = variation(*(np.tensordot(w, g.borders[:, k + 1], 1) for g, w in groups))
-            maps = (pooled(np.tensordot(w, g.maps[:, k], 1)) for g, w in groups)
+            out["border_variation", name] = variation(*(np.tensordot(w, both.borders[:, k + 1], 1) for w in (a, b)))
+            maps = (pooled(np.tensordot(w, both.maps[:, k], 1)) for w in (a, b))
             out["position_variation", name] = variation(*maps)
         return out
 

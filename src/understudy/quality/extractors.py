@@ -108,10 +108,10 @@ class NetworkExtractor:
     channels: tuple[str, ...] | None = None
 
     def __init__(
-        self, name: str, network: nn.Module, dimension: int, rule: InputRule, sha256: str,
-        device: str | torch.device = "cpu", batch: int = 32,
+        self, name: str, network: nn.Module, rule: InputRule, sha256: str, device: str | torch.device = "cpu",
+        batch: int = 32,
     ) -> None:  # fmt: skip
-        self.name, self.dimension, self.sha256, self.batch = name, dimension, sha256, batch
+        self.name, self.dimension, self.sha256, self.batch = name, int(network.dimension), sha256, batch  # type: ignore[arg-type]
         self.input_rule, self.rule = rule, plain(asdict(rule))
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
@@ -147,11 +147,11 @@ def random_network(resize: Resize = BICUBIC, device: str = "cpu", seed: int = 0)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().tobytes())
     rule = InputRule(64, resize, (127.5,), (127.5,), copies=1)
-    return NetworkExtractor("random", network, network.dimension, rule, digest.hexdigest(), device, batch=128)
+    return NetworkExtractor("random", network, rule, digest.hexdigest(), device, batch=128)
 
 
 @torch.inference_mode()
-def _inception2015(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
+def _inception2015(weights: Weights, resize: Resize) -> tuple[nn.Module, InputRule]:
     network = networks.Inception(fid=True).eval()
     load_into(network, weights.tensors if weights.script is None else networks.from_graph(weights.tensors), weights)
     layers: Any = getattr(weights.script, "layers", None)
@@ -165,34 +165,28 @@ def _inception2015(weights: Weights, resize: Resize, device: str) -> NetworkExtr
             what = "the weights were read, but the network computes other features than the file's own"
             fix = "give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)"
             raise UnderstudyError(what, where=weights.path, fix=fix)
-    rule = InputRule(299, resize, (128.0,), (128.0,))
-    return ClassifyingExtractor("inception2015", network, networks.FEATURES, rule, weights.sha256, device)
+    return network, InputRule(299, resize, (128.0,), (128.0,))
 
 
-def _radimagenet_inception(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    network, rule = networks.Inception(fid=False), InputRule(299, resize, (127.5,), (127.5,))
+def _radimagenet_inception(weights: Weights, resize: Resize) -> tuple[nn.Module, InputRule]:
+    network = networks.Inception(fid=False)
     load_into(network, _numbered(weights.tensors, list(dict(network.named_children()))), weights)
-    return NetworkExtractor("radimagenet_inception", network, networks.FEATURES, rule, weights.sha256, device)
+    return network, InputRule(299, resize, (127.5,), (127.5,))
 
 
-def _radimagenet_resnet50(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
+def _radimagenet_resnet50(weights: Weights, resize: Resize) -> tuple[nn.Module, InputRule]:
     tensors = _numbered(weights.tensors, ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"])
     # blocks of each stage, by the names in the file
     found = [{m[1] for n in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", n))} for stage in (1, 2, 3, 4)]
-    network, rule = (
-        networks.ResNet50([len(blocks) or 1 for blocks in found]),
-        InputRule(224, resize, (127.5,), (127.5,)),
-    )
+    network = networks.ResNet50([len(blocks) or 1 for blocks in found])
     load_into(network, tensors, weights)
-    return NetworkExtractor("radimagenet_resnet50", network, networks.FEATURES, rule, weights.sha256, device)
+    return network, InputRule(224, resize, (127.5,), (127.5,))
 
 
-def _dinov2(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    network = networks.dinov2(weights)
+def _dinov2(weights: Weights, resize: Resize) -> tuple[nn.Module, InputRule]:
     # ImageNet's mean and standard deviation
     mean, std = (tuple(255 * v for v in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    hidden = int(network.body.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    return NetworkExtractor("dinov2", network, hidden, InputRule(224, resize, mean, std), weights.sha256, device)
+    return networks.dinov2(weights), InputRule(224, resize, mean, std)
 
 
 def _numbered(tensors: Mapping[str, torch.Tensor], layers: list[str]) -> dict[str, torch.Tensor]:
@@ -211,7 +205,7 @@ def _numbered(tensors: Mapping[str, torch.Tensor], layers: list[str]) -> dict[st
     return {f"{names[p[0]]}.{p[2]}": bare[n] for n, p in parts.items() if p[0] in names}
 
 
-_Maker = Callable[[Weights, Resize, str], NetworkExtractor]
+_Maker = Callable[[Weights, Resize], tuple[nn.Module, InputRule]]
 FROM_A_FILE: dict[str, tuple[_Maker, str]] = {  # its maker, and the file that it reads
     "inception2015": (
         _inception2015,
@@ -253,4 +247,8 @@ def make_extractor(
     if weights is None:
         what = f"the extractor {name} needs a file of weights, and nothing is downloaded"
         raise UnderstudyError(what, fix=f"give it (--weights FILE); {file}")
-    return make(read_weights(weights, name, sha256), resize, device)
+    read = read_weights(weights, name, sha256)
+    network, rule = make(read, resize)
+    return (ClassifyingExtractor if hasattr(network, "fc") else NetworkExtractor)(
+        name, network, rule, read.sha256, device
+    )

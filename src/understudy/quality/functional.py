@@ -120,7 +120,11 @@ def _by_channel(
     options: dict[str, Any],
 ) -> list[Found]:  # fmt: skip
     """`compute` of the features of each channel."""
-    a, b = (s if isinstance(s, SliceSet) else _as_set(s) for s in (synthetic, real))
+    a, b = (
+        given if isinstance(given, SliceSet)
+        else SliceSet.from_arrays(given, np.zeros((len(given), *np.shape(given)[2:]), np.uint8))  # no annotation
+        for given in (synthetic, real)
+    )  # fmt: skip
     if set(a.channels) != set(b.channels):
         raise UnderstudyError(f"the sets have different channels: {', '.join(a.channels)} and {', '.join(b.channels)}")
     made = make_extractor(extractor, **options) if isinstance(extractor, str) else extractor
@@ -133,10 +137,3 @@ def _by_channel(
 
     inputs = inputs_of(b, b.channels, made).values()
     return [compute(features(a, names), features(b, names)) for names in inputs]
-
-
-def _as_set(images: NDArray[np.uint8]) -> SliceSet:
-    array = np.asarray(images)
-    if array.ndim != 4:
-        raise UnderstudyError(f"images are of shape {list(array.shape)}, not [N, C, H, W]", fix="add the missing axis")
-    return SliceSet.from_arrays(array, np.zeros((len(array), *array.shape[2:]), np.uint8))

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from understudy.errors import UnderstudyError
 from understudy.quality.weights import Weights, load_into
 
-FEATURES = 2048  # of ResNet-50 and Inception-v3
-
 
 class RandomNetwork(nn.Module):
     """[n, 1, S, S] -> [n, 128]: the mean over positions of each of four stages, each of half the edge.
@@ -73,6 +71,8 @@ class ResNet50(nn.Module):
 
     The stride is in the 3x3 convolution; `blocks`: bottlenecks of each stage.
     """
+
+    dimension = 2048
 
     def __init__(self, blocks: Sequence[int] = (3, 4, 6, 3)) -> None:
         super().__init__()
@@ -195,6 +195,8 @@ class Inception(nn.Module):
     maximum, and it has 1008 classes. Parameter names are those of torch-fidelity and torchvision, which agree.
     """
 
+    dimension = 2048
+
     def __init__(self, fid: bool) -> None:
         super().__init__()
         average, last = ("unpadded", "max") if fid else ("padded", "padded")
@@ -210,7 +212,7 @@ class Inception(nn.Module):
         self.Mixed_7a, self.Mixed_7b = _Block(768, _D, "halves"), _Block(1280, _E, average)
         self.Mixed_7c = _Block(2048, _E, last)
         if fid:
-            self.fc = nn.Linear(FEATURES, 1008)
+            self.fc = nn.Linear(self.dimension, 1008)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for name, layer in self.named_children():
@@ -264,9 +266,9 @@ def from_graph(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class ClassToken(nn.Module):
     """The normalised class token of a vision transformer: [n, 3, H, W], multiples of the patch -> [n, hidden]."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, dimension: int) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.dimension = body, dimension
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.body(pixel_values=x).last_hidden_state[:, 0]
@@ -321,4 +323,4 @@ def dinov2(weights: Weights) -> ClassToken:
         )
     )  # fmt: skip
     load_into(body, tensors, weights)
-    return ClassToken(body)
+    return ClassToken(body, hidden)

@@ -31,12 +31,19 @@ def ratio(numerator: Floats, denominator: Floats, weights: Floats) -> Floats:
 
 
 class Sorted:
-    """Values of slices [n] in order, NaN left out, for quantiles under any weights of their units [n]."""
+    """Values of slices [n] in order, NaN left out, for quantiles and distances under any weights of their units [n].
+
+    Example:
+        >>> both = Sorted(np.array([0.0, 2.0]), np.array([0, 1]))
+        >>> both.gap(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+        (2.0, 1.0)
+    """
 
     def __init__(self, values: Floats, units: Units) -> None:
         some = ~np.isnan(values)
         order = np.argsort(values[some], kind="stable")
         self.values, self.units = values[some][order], units[some][order]
+        self.steps = np.diff(self.values)
 
     def quantiles(self, weights: Floats, shares: Floats) -> Floats:
         """The smallest values that reach the shares under weights [u]; NaN without any weight."""
@@ -46,41 +53,17 @@ class Sorted:
         places = np.searchsorted(reached, shares * reached[-1] - 1e-9 * reached[-1])
         return np.asarray(self.values[np.minimum(places, len(reached) - 1)], np.float64)
 
-
-class Pair:
-    """Two groups' values put in one order, for their distance under any weights of their units.
-
-    Example:
-        >>> one = np.zeros(1, np.int64)
-        >>> Pair(np.array([0.0]), one, np.array([2.0]), one).gap(np.ones(1), np.ones(1))
-        (2.0, 1.0)
-    """
-
-    def __init__(self, first: Floats, first_units: Units, second: Floats, second_units: Units) -> None:
-        a, b = ~np.isnan(first), ~np.isnan(second)
-        values = np.concatenate([first[a], second[b]])
-        order = np.argsort(values, kind="stable")
-        self._steps = np.diff(values[order])
-        count, units = int(a.sum()), np.concatenate([first_units[a], second_units[b]])[order]
-        # of each group: where its slices stand in the common order, and whose they are
-        self._groups = [(p, units[p]) for p in (np.flatnonzero(order < count), np.flatnonzero(order >= count))]
-
     def gap(self, first: Floats, second: Floats) -> tuple[float, float]:
         """Area between the cumulative shares (Wasserstein), and their largest difference (Kolmogorov-Smirnov).
 
-        Under weights of the units of either group; NaN if one has no weight.
+        Of two groups of units, given as weights [u]; NaN if one has no weight.
         """
-        cumulative = []
-        for weights, (places, units) in zip((first, second), self._groups, strict=True):
-            steps = np.zeros(len(self._steps) + 1)
-            steps[places] = weights[units]
-            total = steps.sum()
-            if total <= 0:
-                return float("nan"), float("nan")
-            cumulative.append(np.cumsum(steps) / total)
-        apart = np.abs(cumulative[0] - cumulative[1])[:-1]
-        largest = apart[self._steps > 0].max(initial=0.0)  # within ties the order means nothing
-        return float(apart @ self._steps), float(largest)
+        one, other = (np.cumsum(weights[self.units]) for weights in (first, second))
+        if not len(one) or one[-1] <= 0 or other[-1] <= 0:
+            return float("nan"), float("nan")
+        apart = np.abs(one / one[-1] - other / other[-1])[:-1]
+        largest = apart[self.steps > 0].max(initial=0.0)  # within ties the order means nothing
+        return float(apart @ self.steps), float(largest)
 
 
 def variation(first: Floats, second: Floats) -> float:
