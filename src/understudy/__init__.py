@@ -5,8 +5,6 @@
 Names are imported when they are first used: `import understudy` loads neither torch nor pandas.
 """
 
-from __future__ import annotations
-
 import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from understudy.generators.diffusion.samplers import SamplerConfig
     from understudy.memorization.perform import AuditResult
 
+_MAKE_ONE = "make one with SliceSet.from_arrays or SliceSet.open"
 Recipe = Literal["quick", "workstation", "paper"]
 Transforms = Literal["none", "flips", "dihedral"]
 
@@ -52,8 +53,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 def _check_sets(**sets: SliceSet | None) -> None:
     for name, slices in sets.items():
         if not isinstance(slices, SliceSet | None):
-            what = f"{name} is a {type(slices).__name__}, not a SliceSet"
-            raise UnderstudyError(what, fix="make one with SliceSet.from_arrays or SliceSet.open")
+            raise UnderstudyError(f"{name} is a {type(slices).__name__}, not a SliceSet", fix=_MAKE_ONE)
 
 
 class Generator:

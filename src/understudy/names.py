@@ -1,6 +1,4 @@
-"""Names, shares and durations as people read them; files keep keys and plain numbers."""
-
-from __future__ import annotations
+"""Names, faults, shares and durations as people read them; files keep keys and plain numbers."""
 
 import math
 
@@ -12,6 +10,12 @@ DISPLAY = {
     "diffusion": "Diffusion",
     "unet": "U-Net",
     "swin": "Swin",
+}
+
+FAULTS = {  # of a generator's training that its samples show
+    "collapsed": "its samples look all alike",
+    "empty annotation": "none of its samples has an annotation, though real slices do",
+    "rare annotation": "less than a quarter as many of its samples have an annotation as real slices do",
 }
 
 

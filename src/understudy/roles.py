@@ -1,7 +1,5 @@
 """The roles of slice sets in a comparison: training, held-out (of other patients), synthetic."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +13,9 @@ from understudy.slices import SliceSet
 TRAINING = ("train",)
 HELD_OUT = ("val", "validation", "test")
 """Values of the column `split`."""
+
+
+_ONE_SIZE = "prepare the real slices at the resolution of the synthetic ones: resizing changes every number"
 
 
 class UnfitSets(UnderstudyError):
@@ -55,7 +56,7 @@ class Part:
         stds = [images.reshape(len(images), -1).std(axis=1, dtype=np.float64) for _, images, _ in blocks]
         return np.concatenate([np.zeros(0), *stds])
 
-    def kept(self, mask: NDArray[np.bool_]) -> Part:
+    def kept(self, mask: NDArray[np.bool_]) -> "Part":
         """The rows that are marked."""
         return Part(self.name, self.slices, self.rows[mask])
 
@@ -76,8 +77,7 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
     for part in parts:
         mine, theirs, where = part.slices.channels, first.slices.channels, part.slices.path
         if not len(part.rows):
-            fix = "check the set and its column `split` (train, val, test)"
-            raise UnfitSets(f"there are no {part.name} slices", where=where, fix=fix)
+            raise UnfitSets(f"there are no {part.name} slices", where, "check the column `split` (train, val, test)")
         missing = [c for c in (theirs if channels is None else channels) if c not in mine]
         if missing or (channels is None and len(mine) > len(theirs)):
             other = f"the {first.name} slices {', '.join(theirs)}" if channels is None else f"not {', '.join(missing)}"
@@ -86,15 +86,11 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
             raise UnfitSets(what, where=where, fix=fix)
         if part.slices.resolution != first.slices.resolution:
             sizes = part.slices.resolution, first.slices.resolution
-            what = f"the {part.name} slices are {sizes[0]} pixels wide, the {first.name} slices {sizes[1]}"
-            fix = "prepare the real slices at the resolution of the synthetic ones: resizing changes every number"
-            raise UnfitSets(what, where=where, fix=fix)
+            raise UnfitSets(f"{part.name} slices of {sizes[0]} pixels, {first.name}: {sizes[1]}", where, _ONE_SIZE)
 
 
 def check_other_patients(training: Part, heldout: Part) -> None:
     """Raises `UnfitSets` if a patient is on both sides, or a set does not name its patients."""
     shared = len(set(training.patients) & set(heldout.patients))
     if shared:
-        what = f"{shared} of the held-out patients are also among the {training.name} slices"
-        fix = "hold out whole patients who were never trained on"
-        raise UnfitSets(what, where=heldout.slices.path, fix=fix)
+        raise UnfitSets(f"{shared} patients are on both sides", heldout.slices.path, "hold out whole patients")

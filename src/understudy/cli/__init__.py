@@ -7,10 +7,9 @@ import os
 import sys
 
 from understudy.cli.base import app, print_error
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError, debugging, unexpected, write_report
 from understudy.io.files import explain_os_error
 from understudy.runtime.memory import is_out_of_memory
-from understudy.runtime.unexpected import debugging, unexpected, write_report
 
 # Importing a topic adds its commands to `app`, in the order in which `--help` lists them.
 for _topic in ("study", "data", "segmentation", "quality", "audit", "reading", "release"):

@@ -17,8 +17,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 from understudy import __version__
-from understudy.errors import Interrupted, UnderstudyError
-from understudy.runtime.unexpected import DEBUG
+from understudy.errors import DEBUG, Interrupted, UnderstudyError
 
 # Heavy imports (torch, pandas, the study file's schema) are made inside the commands: `--help` answers at once.
 

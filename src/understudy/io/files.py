@@ -1,7 +1,5 @@
 """Atomic writes, locks, JSON and hashes; what the system refuses becomes an `UnderstudyError`."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib
@@ -177,11 +175,9 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
             text = Path(path).read_text(encoding="utf-8")
         found = json.loads(text, object_hook=lambda content: Record(content, path))
     except (ValueError, RecursionError) as error:  # also bytes that are no text, endless digits, deep nesting
-        fix = "delete it or restore it from a copy"
-        raise UnderstudyError(f"not a JSON file ({error})", where=path, fix=fix) from error
+        raise UnderstudyError(f"not a JSON file ({error})", where=path, fix="restore it, or delete it") from error
     if kind is not None and not isinstance(found, kind):
-        fix = "give the file or folder that Understudy made, or make it again"
-        raise UnderstudyError("unexpected content: another program wrote this file", where=path, fix=fix)
+        raise UnderstudyError("another program wrote this file", where=path, fix="give the one that Understudy made")
     return found
 
 

@@ -1,7 +1,5 @@
 """A user's files: list a folder, and open a file that may be a dangling link or a pointer to absent content."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat
@@ -101,8 +99,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         with path.open("rb") as handle:
             content = handle.read(-1 if most is None else most)
     if content.startswith(b"version https://git-lfs"):
-        what = "the file is a Git LFS pointer, not the image"
-        raise UnderstudyError(what, where=path, fix="fetch the content: git lfs pull")
+        raise UnderstudyError("the file is a Git LFS pointer, not the image", where=path, fix="git lfs pull")
     if b"/annex/objects/" in content[:200]:
         raise UnderstudyError("the file is a git-annex pointer, not the image", where=path, fix=annex)
     return content

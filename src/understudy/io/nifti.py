@@ -3,8 +3,6 @@
 A file is inflated in one call of ISA-L, two to three times as fast as zlib and outside the GIL; integers stay integers.
 """
 
-from __future__ import annotations
-
 import logging
 import struct
 import zlib
@@ -91,12 +89,10 @@ def _parse(path: Path) -> Any:
         header.check_fix(logger=_QUIET, error_level=40)
     except Exception as error:  # nibabel raises nearly anything for a damaged header
         if "data code" in str(error):
-            fix = "save the volume with voxels of another type, for example int16 or float32"
-            raise UnderstudyError(f"voxels of an unknown type ({first_line(error)})", where=path, fix=fix) from error
+            raise UnderstudyError(f"unknown type ({first_line(error)})", where=path, fix="save as int16") from error
         raise _bad_header(path, error) from error
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
-        what = "this is the header of a pair of files (.hdr, .img) or of the old format Analyze"
-        raise UnderstudyError(what, where=path, fix="convert it to a single NIfTI file (.nii.gz)")
+        raise UnderstudyError("a pair of files (.hdr, .img), or Analyze", where=path, fix="convert it to one .nii.gz")
     return header
 
 
@@ -147,8 +143,7 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
         what = "neither sform nor qform is set, so that nothing tells which side is left"
         doubts.append((what, "look at a slice in a viewer; if it is mirrored or upside down, correct the header"))
     if not _spans_space(affine):
-        what = "the header's affine is singular, so voxel size and orientation are unknown"
-        raise UnderstudyError(what, where=path, fix="write the file again with a valid sform or qform")
+        raise UnderstudyError("the header's affine is singular", where=path, fix="write it with a valid sform or qform")
     if np.isfinite(qform).all() and not np.allclose(affine, qform, rtol=0, atol=1e-4 * np.abs(affine).max()):
         to_template = codes[0] in (3, 4, 5)  # Talairach, MNI, another: the sform may stretch and turn
         doubts.append(_disagreement(affine, qform, path, to_template))
@@ -245,8 +240,7 @@ def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
     low, high = float(values.min()), float(values.max())
     if not -LABEL_TOLERANCE <= low <= high <= 65_535 + LABEL_TOLERANCE:  # NaN fails as well
         cure = ": set NaN to 0" if np.isnan(low) else "; save the label volume itself"
-        fix = f"labels are whole numbers from 0 (background) to 65535{cure}"
-        raise UnderstudyError(f"the values run from {low:g} to {high:g}: these are not labels", where=path, fix=fix)
+        raise UnderstudyError(f"values from {low:g} to {high:g} are no labels", where=path, fix=f"use 0 to 65535{cure}")
     small = np.uint8 if high < 255.5 else np.uint16
     if values.dtype.kind != "f":
         return values if values.dtype == np.uint8 else values.astype(small)

@@ -3,8 +3,6 @@
 A shard is its compressed chunks, then a table of their offsets with a CRC-32C ("sharding_indexed" of Zarr v3).
 """
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From the answers and the key to Table 6 and what may be concluded from it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -38,8 +36,7 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
     by_source = first.groupby("source", sort=False)
     counts = {str(source): (int((part["call"] == "real").sum()), len(part)) for source, part in by_source}
     if "real" not in counts or len(counts) < 2:
-        what = "there are answers about one kind of slice only, so nothing can be compared"
-        raise UnderstudyError(what, where=study, fix="let readers go on, then analyse again")
+        raise UnderstudyError("answers about one kind of slice only", where=study, fix="let readers go on first")
     drawn = None
     if first["reader"].nunique() > 1 or _clustered(first):
         drawn = {"": _draws(first, seed)}  # of all generators together, and of each
@@ -69,8 +66,7 @@ def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any]
     values = pd.DataFrame([json.loads(v) for v in last["value"]])
     answers = pd.concat([last.drop(columns=["value", "nonce"]), values], axis=1)
     if unknown := set(answers["item"]) - set(truth["items"]):
-        what = f"{len(unknown)} answers are about items that are not in the key"
-        raise UnderstudyError(what, where=study / FILE, fix="use the key of this study")
+        raise UnderstudyError(f"{len(unknown)} answers are not in the key", where=study / FILE, fix="use its own key")
     return {**about, "head": head}, truth, answers
 
 

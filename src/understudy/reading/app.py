@@ -3,8 +3,6 @@
 Everything lies below `/r/<token>`: two readers can use one browser, and no cookie exists that another site could use.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterable
 from importlib.resources import files
@@ -43,7 +41,7 @@ SECURITY = {
 }
 
 
-def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> Guard:
+def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> "Guard":
     """The ASGI application of a study; it answers to `hosts` besides localhost, 127.0.0.1 and [::1]."""
     server = ReadingServer(folder, store)
     routes = [

@@ -3,8 +3,6 @@
 The key holds the hashes of all that readers are shown, study.json the hash of the key: note that before reading.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +96,7 @@ def open_folder(path: str | Path) -> ReadingFolder:
     """Reads a study's folder; raises `UnderstudyError` for a wrong field, an id that comes twice, an absent picture."""
     path = Path(path)
     if not (path / "study.json").is_file():
-        fix = "give the folder that `understudy reading prepare` wrote"
-        raise UnderstudyError("not a reading study: it has no study.json", where=path, fix=fix)
+        raise UnderstudyError("no reading study: no study.json", where=path, fix="give the folder of `reading prepare`")
     try:
         text = StudyText.model_validate(read_json(path / "study.json"))
         items = TypeAdapter(list[Item]).validate_python(read_json(path / "items.json"))
@@ -113,8 +110,7 @@ def open_folder(path: str | Path) -> ReadingFolder:
     files = {path / panel.file for item in items for panel in item.panels}
     absent = sorted(file for file in files if not file.is_file())
     if absent:
-        fix = "copy the whole folder, or prepare it again"
-        raise UnderstudyError(f"{len(absent)} pictures are absent", where=absent[0], fix=fix)
+        raise UnderstudyError(f"{len(absent)} pictures are absent", where=absent[0], fix="copy the whole folder")
     length = -(-max(file.stat().st_size for file in files) // _ROUND_TO) * _ROUND_TO
     return ReadingFolder(path, text, by_id, sha256_file(path / "items.json")[:16], length)
 
@@ -130,14 +126,11 @@ def checked_study(folder: Path, key: Path) -> tuple[dict[str, Any], dict[str, An
     """study.json and the key; raises `UnderstudyError` if one of them, or what lies beside them, is not as prepared."""
     about, truth = read_json(folder / "study.json", dict), read_json(key)
     if sha256_file(key) != about.get("key_sha256"):
-        fix = "find the key whose SHA-256 is in study.json; one that was changed cannot be used"
-        raise UnderstudyError("the answer key is not the one that was fixed before reading", where=key, fix=fix)
+        raise UnderstudyError("the answer key is not the one fixed before reading", where=key, fix="find that one")
     if truth.get("format") != KEY_FORMAT:
-        fix = "analyse it with the version that prepared it"
-        raise UnderstudyError("the study was prepared by another version", where=key, fix=fix)
+        raise UnderstudyError("another version prepared the study", where=key, fix="analyse it with that version")
     found = seal(folder, {name: value for name, value in about.items() if name != "key_sha256"})
     for name, what in _SEALED.items():
         if truth["sealed"][name] != found[name]:
-            fix = "analyse the folder that was read, as it was; what changed on the way cannot be used"
-            raise UnderstudyError(f"{what} is not as it was prepared", where=folder, fix=fix)
+            raise UnderstudyError(f"{what} is not as it was prepared", where=folder, fix="restore what was read")
     return about, truth

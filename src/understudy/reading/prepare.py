@@ -1,7 +1,5 @@
 """The two kinds of reading study: pictures under names that say nothing, and apart from them the answer key."""
 
-from __future__ import annotations
-
 import io
 import os
 import secrets
@@ -34,6 +32,8 @@ INSTRUCTIONS = {
     "segmentations": "Two segmentations of the same slice. Which would you rather correct: A, B, or no difference (=)?"
     " Give each a mark from 1 (useless) to 5 (nothing to correct). O hides them and shows them again.",
 }
+_FEWER = "ask for fewer slices, or allow other splits (real_count, synthetic_count, splits)"
+_PREDICTIONS = "give the folders `predictions` of two evaluate jobs of the same study"
 TELLING = 0.9  # AUC of a plain number of the pictures of which the steward is warned
 _DARK = 26  # grey value below which a pixel counts as background: a tenth of the range
 _MEASURES = (
@@ -126,8 +126,7 @@ def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design)
     check_alike([part_of(name, slices) for name, slices in {"real": real, **synthetic}.items()])
     shown = tuple(design.channels or real.channels)
     if unknown := sorted(set(shown) - set(real.channels)):
-        fix = f"use some of {', '.join(real.channels)}"
-        raise UnderstudyError(f"there is no channel {', '.join(unknown)}", where=real.path, fix=fix)
+        raise UnderstudyError(f"no channel {', '.join(unknown)}", where=real.path, fix=f"use some of {real.channels}")
     return shown
 
 
@@ -136,9 +135,8 @@ def _draw_real(slices: SliceSet, design: Design, rng: np.random.Generator) -> li
     part, count = part_of("real", slices, design.splits), design.real_count
     rows, subjects = part.rows, part.patients
     if len(rows) < count:
-        what = f"{count} real slices are asked for, but there are {len(rows)} of held-out patients"
-        fix = "ask for fewer (--real-count), or allow others (--splits test,val)"
-        raise UnderstudyError(what, where=slices.path, fix=fix)
+        what = f"{count} real slices are asked for, but held-out patients have {len(rows)}"
+        raise UnderstudyError(what, where=slices.path, fix=_FEWER)
     waiting = {s: list(rng.permutation(rows[subjects == s])) for s in rng.permutation(np.unique(subjects))}
     found: list[_Case] = []
     while len(found) < count:
@@ -156,7 +154,7 @@ def _draw_synthetic(sets: Mapping[str, SliceSet], design: Design, rng: np.random
         count = design.synthetic_count or (design.real_count if design.design == "paper" else each + (i < more))
         if count > len(slices):
             what = f"{count} slices of {name} are asked for, but there are {len(slices)}"
-            raise UnderstudyError(what, where=slices.path, fix="ask for fewer (--synthetic-count)")
+            raise UnderstudyError(what, where=slices.path, fix=_FEWER)
         found += [_Case(name, int(row), "") for row in rng.choice(len(slices), count, replace=False)]
     return found
 
@@ -206,8 +204,7 @@ def prepare_segmentations(
     names, folders = (first[0], second[0]), (first[1], second[1])
     subjects = [s for s in opened.subjects("test") if all((folder / f"{s}.npz").is_file() for folder in folders)]
     if not subjects:
-        fix = "give the folders `predictions` of two evaluate jobs of the same study"
-        raise UnderstudyError("no test patient has predictions in both folders", where=second[1], fix=fix)
+        raise UnderstudyError("no test patient has predictions in both folders", where=second[1], fix=_PREDICTIONS)
     building = _new_folder(out)
     items: list[dict[str, Any]] = []
     entries: dict[str, Any] = {}
@@ -228,8 +225,7 @@ def prepare_segmentations(
             entries[item] = {"A": names[swapped], "B": names[not swapped], "subject": subject, "z": z}
     if not items:
         shutil.rmtree(building)
-        what = "the two segmentations are the same on every slice"
-        raise UnderstudyError(what, where=second[1], fix="give two other models")
+        raise UnderstudyError("the two segmentations are the same", where=second[1], fix="give two other models")
     named = [c.name for c in opened.classes[1:]]
     about = {"kind": "segmentations", "title": "Which segmentation?", "composition": "", "scale": "confidence",
              "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS["segmentations"],
@@ -270,8 +266,7 @@ def _check_places(out: Path, key: Path) -> None:
     """Raises `UnderstudyError` for places that are taken, and for a key that readers could find."""
     for place in (out, key):
         if place.exists():
-            fix = "give another place, or remove it: a study that is being read must not change"
-            raise UnderstudyError("there is something already", where=place, fix=fix)
+            raise UnderstudyError("there is something already", where=place, fix="give another place, or remove it")
     if out.resolve() in key.resolve().parents:
         raise UnderstudyError("the answer key lies in the folder shown to readers", where=key, fix="give another --key")
 

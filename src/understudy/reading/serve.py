@@ -1,7 +1,5 @@
 """Starts the server: the port is taken, and the folder locked, before anybody is told a link."""
 
-from __future__ import annotations
-
 import errno
 import socket
 from contextlib import AbstractContextManager

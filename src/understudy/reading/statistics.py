@@ -3,8 +3,6 @@
 Intervals are for independent cases (Wilson, Newcombe, DeLong), or a bootstrap over readers and cases (by patient).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

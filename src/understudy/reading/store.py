@@ -3,8 +3,6 @@
 Answers are a chain of hashes (`link`); note its `head` after reading, as only that shows that all of it was made anew.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json
@@ -17,7 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +27,7 @@ FILE = "answers.sqlite"
 START = "0" * 64  # stands before the first answer's chain
 COLUMNS = ("reader", "item", "value", "seconds", "comment", "at", "nonce")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 random bytes in URL-safe base 64
+_DISK = "see that the folder is as `reading serve` made it, and writable, and the disk not full"
 _LAST = "SELECT chain FROM answers ORDER BY id DESC LIMIT 1"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS readers(name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL, created TEXT NOT NULL);
@@ -104,14 +103,12 @@ class Store:
             self._base.executescript(_SCHEMA)
             found = {row[1] for row in self._base.execute("PRAGMA table_info(answers)")}
         except sqlite3.Error as error:
-            fix = "check that the folder is writable, the disk not full, and the file the one made by `reading serve`"
-            raise UnderstudyError(f"the answers cannot be opened ({error})", where=self.path, fix=fix) from error
+            raise UnderstudyError(f"the answers cannot be opened ({error})", where=self.path, fix=_DISK) from error
         if not found.issuperset({*COLUMNS, "chain"}):
             self.close()
-            fix = "end the study with the version that began it, or prepare a new one"
-            raise UnderstudyError("the answers were begun with an older version", where=self.path, fix=fix)
+            raise UnderstudyError("an older version began the answers", where=self.path, fix="go on with that one")
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,8 +132,7 @@ class Store:
                     if self._base.in_transaction:  # not if a full disk ended it; an open one would refuse later ones
                         self._base.execute("ROLLBACK")
         except sqlite3.Error as error:
-            fix = "free some space on this disk, or make the folder writable"
-            raise UnderstudyError(f"the answers cannot be written ({error})", where=self.path, fix=fix) from error
+            raise UnderstudyError(f"the answers cannot be written ({error})", where=self.path, fix=_DISK) from error
 
     def _rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -162,8 +158,7 @@ class Store:
         hashes = {name: sha256_file(folder / name) for name in ("study.json", "items.json")}
         known = dict(self._rows("SELECT file, sha256 FROM begun"))
         if changed := [name for name, found in hashes.items() if known.get(name, found) != found]:
-            what = f"{', '.join(changed)} changed since reading began"
-            raise UnderstudyError(what, where=folder, fix="restore the files that readers saw")
+            raise UnderstudyError(f"{changed} changed since reading began", where=folder, fix="restore them")
         with self._writing() as base:
             base.executemany("INSERT OR IGNORE INTO begun VALUES(?, ?)", hashes.items())
 
@@ -219,14 +214,12 @@ def checked_answers(folder: Path) -> tuple[list[dict[str, Any]], str]:
                 rows = base.execute(f"SELECT {', '.join(COLUMNS)}, chain FROM answers ORDER BY id").fetchall()
                 begun = dict(base.execute("SELECT file, sha256 FROM begun").fetchall())
         except sqlite3.Error as error:
-            fix = "give the folder as `reading serve` left it, with answers.sqlite-wal if there is one"
-            raise UnderstudyError(f"the answers cannot be read ({error})", where=database, fix=fix) from error
+            raise UnderstudyError(f"the answers cannot be read ({error})", where=database, fix=_DISK) from error
     if not rows:
         raise UnderstudyError("nobody has answered yet", where=database, fix="let readers: understudy reading serve")
     for name, value in begun.items():
         if sha256_file(folder / name) != value:
-            what = f"these answers were given to another {name}"
-            raise UnderstudyError(what, where=database, fix="analyse the folder that was read")
+            raise UnderstudyError(f"these answers are to another {name}", where=database, fix="restore what was read")
     head = START
     for number, (*row, chain) in enumerate(rows, 1):
         head = link(head, row)

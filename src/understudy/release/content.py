@@ -1,7 +1,5 @@
 """The slices of a package: written in a layout, read back from it, and hashed whatever the layout; SHA256SUMS."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

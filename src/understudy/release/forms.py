@@ -1,7 +1,5 @@
 """What only a data steward knows, asked for in two YAML files: `about.yaml` and `decision.yaml`."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path

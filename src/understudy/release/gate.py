@@ -3,8 +3,6 @@
 Flagged slices are taken out. Nothing can be taken out of weights: they are tested by membership inference.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +132,7 @@ def _check_weights(model: Path, synthetic: SliceSet) -> None:
     """Raises unless the weights are a built-in generator's that can be tested, and the slices all its samples."""
     config = read_json(model / CONFIG)
     if "plugin" in config or config.get("kind") not in KINDS:
-        fix = f"release its slices instead, or train one of {', '.join(KINDS)}"
-        raise UnderstudyError("the generator is a plug-in, whose files are not known", where=model, fix=fix)
+        raise UnderstudyError("a plug-in, whose files are not known", where=model, fix="release its slices instead")
     if not (model / WEIGHTS).is_file() or not supports_membership_inference(model):
         what = "no generator that supports membership inference here (of a GAN the discriminator is needed)"
         raise UnderstudyError(what, where=model, fix="train it again; weights are released only after that test")
@@ -148,11 +145,9 @@ def _check_weights(model: Path, synthetic: SliceSet) -> None:
 def _check_decision(decision: Decision, override: str | None) -> None:
     """Raises for what no reason overrides: a decision to refuse, and an override without a reason."""
     if decision.decision == "refuse":
-        fix = "train on more patients or remove the flagged slices, audit again, and ask for a new decision"
-        raise UnderstudyError("the decision is `refuse`", where=f"decision of {decision.by.name}", fix=fix)
+        raise UnderstudyError("the decision is `refuse`", where=decision.by.name, fix="audit again, then decide again")
     if override is not None and len(override.split()) < _FEWEST_WORDS:
-        fix = f"write why in {_FEWEST_WORDS} words or more, e.g. --override 'phantoms, no patients'"
-        raise UnderstudyError("an override needs a reason in words", where="override", fix=fix)
+        raise UnderstudyError("an override needs a reason", where="override", fix=f"use {_FEWEST_WORDS} words or more")
 
 
 def _weighed(against: list[str], override: str | None, audit: Path) -> dict[str, Any] | None:

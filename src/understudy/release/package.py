@@ -1,7 +1,5 @@
 """Packages of slices and of weights: gate, content, documents, scan, hashes; whole or absent."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os
@@ -146,8 +144,7 @@ def release_model(
         cleared, asked = clear_model(model, audited, decision, override, device, progress)
         config = _write_weights(model, folder / MODEL)
         if sha256_file(folder / MODEL / WEIGHTS) != audited.synthetic.attrs["weights"]:  # which the gate compared
-            what = "the audited file of weights holds more than the EMA generator (metadata, or another precision)"
-            raise UnderstudyError(what, where=model, fix="train it with this version, then sample and audit")
+            raise UnderstudyError("the audited file has more than the EMA weights", where=model, fix="train it again")
         certificate = {
             **_certificate("generator", about, decision, cleared, audited.audit, folder),
             "model": _describe(folder / MODEL, config),

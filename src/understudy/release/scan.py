@@ -3,8 +3,6 @@
 Searched are bytes as they are, values of tables, members of tar files, headers of NIfTI, and PNG files but for pixels.
 """
 
-from __future__ import annotations
-
 import getpass
 import gzip
 import hashlib

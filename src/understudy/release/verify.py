@@ -3,8 +3,6 @@
 Hashes inside show damage; a package that somebody rewrote whole shows only by the root hash that was published.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path

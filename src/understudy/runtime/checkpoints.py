@@ -1,7 +1,5 @@
 """What lets a run continue after an interruption: checkpoints, stop requests, time limits and its history."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -13,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.io.files import atomic_path, write_text, writing
@@ -62,8 +60,7 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
                 continue
             if found != self.identity:
-                what = "the checkpoint belongs to another training (other settings, data or software)"
-                raise UnderstudyError(what, where=path, fix="use another folder, or delete this one to start again")
+                raise UnderstudyError("a checkpoint of another training", where=path, fix="use another folder")
             return int(step), state
         if paths:
             raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start again")
@@ -86,7 +83,7 @@ class StopRequest:
         self.requested, self._since = False, 0.0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._request) for number in STOPPING}
         return self

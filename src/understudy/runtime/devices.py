@@ -1,7 +1,5 @@
 """Where networks run, and the type of their activations."""
 
-from __future__ import annotations
-
 import difflib
 import re
 
@@ -36,8 +34,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         present = "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
         raise UnderstudyError(f"there is no {device}: this machine has {present}", where=where, fix="use one of these")
     if found.type == "mps" and not torch.backends.mps.is_available():
-        what = "this machine has no Apple GPU that PyTorch can use"
-        raise UnderstudyError(what, where=where, fix="use auto or cpu")
+        raise UnderstudyError("PyTorch finds no Apple GPU on this machine", where=where, fix="use auto or cpu")
     return found
 
 

@@ -3,8 +3,6 @@
 A job that ran out of memory all the same begins with everything halved when it is tried again (`oom_fallback`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

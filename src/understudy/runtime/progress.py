@@ -1,7 +1,5 @@
 """Progress with throughput and remaining time: a bar on a terminal, a line every ten seconds elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from rich.table import Column
 
 from understudy.names import duration
 
-_open: list[Meter] = []  # those of this process, shown or not, the outermost first
+_open: list["Meter"] = []  # those of this process, shown or not, the outermost first
 
 
 class Meter:

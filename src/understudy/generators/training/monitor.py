@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.faults import FAULTS
 from understudy.generators.folder import save_model, snapshot_folder
 from understudy.generators.joint import decode
 from understudy.generators.training.health import PART, Reference, check_divergence, faults, sample_stats, summary
 from understudy.generators.training.state import TrainingState
 from understudy.io.files import atomic_path
+from understudy.names import FAULTS
 from understudy.runtime.checkpoints import Checkpoints, History
 from understudy.slices import SliceSet
 
