@@ -198,13 +198,12 @@ def apply(plan: AugmentPlan, images: Tensor, labels: Tensor) -> tuple[Tensor, Te
         part = plan.part(rows)
         moved, target = move(part, image[: len(part)].copy_(images[rows]).div_(255), labels[rows], grid[: len(part)])
         y[rows].copy_(target)
-        # One by one on a CPU: a slice of four sequences at 256 x 256 (1 MB) stays in the cache, a batch does not.
-        for n in [slice(k, k + 1) for k in range(len(part))] if on_cpu else [slice(len(part))]:
-            one, pixels = part.part(n), moved[n]
-            add_noise(one, pixels, work[: len(pixels)])
-            for change in (blur, lower_resolution, change_gamma):
-                change(one, pixels)
-            x[rows][n].copy_(fed(pixels, plan.input, work[: len(pixels)]))
+        for n in range(len(part)):
+            change_intensities(part, n, moved[n], work[0])
+            if on_cpu:  # at once: a slice of four sequences at 256 x 256 (1 MB) stays in the cache, a batch does not
+                x[start + n].copy_(fed(moved[n : n + 1], plan.input, work[:1])[0])
+        if not on_cpu:
+            x[rows].copy_(fed(moved, plan.input, work[: len(part)]))
     return x, y
 
 
@@ -283,19 +282,27 @@ def spline_functions(size: int, points: int) -> NDArray[np.float64]:
     return np.stack(each, 1)
 
 
-def add_noise(plan: AugmentPlan, x: Tensor, work: Tensor | None = None) -> Tensor:
-    """Adds Gaussian noise where x > 0, independent per pixel and channel, and cuts off below 0; in place."""
+def change_intensities(plan: AugmentPlan, n: int, x: Tensor, work: Tensor) -> None:
+    """Noise, blur, low resolution and gamma of sample n: [C, H, W] in 0..1, in place."""
+    if plan.noise_sd[n] > 0:
+        add_noise(x, float(plan.noise_sd[n]), int(plan.noise_seed[n]), work)
+    if plan.blur_sd[n] > 0:
+        blur(x, float(plan.blur_sd[n]))
+    if plan.zoom[n] < 1:
+        lower_resolution(x, float(plan.zoom[n]))
+    if plan.gamma[n] != 1:
+        change_gamma(x, float(plan.gamma[n]))
+
+
+def add_noise(x: Tensor, sd: float, seed: int, work: Tensor) -> None:
+    """Adds Gaussian noise to [C, H, W] where x > 0, independent per pixel and channel, and cuts off below 0."""
     # A sample's noise is a run of independent normal numbers from a fixed pool, at a place and with a sign that its
     # seed says: 20 times faster than to draw them. Two samples of a training may see shifted parts of the same noise.
-    work = torch.empty_like(x) if work is None else work
-    size = x[0].numel() if len(x) else 0
-    for n in np.flatnonzero(plan.noise_sd > 0):
-        pool = _noise_pool(size, x.device)
-        place = int(plan.noise_seed[n] >> 1) % (len(pool) - size + 1)
-        sd = float(plan.noise_sd[n]) * (1 - 2 * int(plan.noise_seed[n] & 1))
-        noise = pool[place : place + size].view_as(x[n])
-        x[n].addcmul_(torch.sign(x[n], out=work[n]), noise, value=sd).clamp_(min=0)
-    return x
+    size = x.numel()
+    pool = _noise_pool(size, x.device)
+    place = (seed >> 1) % (len(pool) - size + 1)
+    noise = pool[place : place + size].view_as(x)
+    x.addcmul_(torch.sign(x, out=work), noise, value=sd * (1 - 2 * (seed & 1))).clamp_(min=0)
 
 
 @lru_cache(2)
@@ -305,37 +312,28 @@ def _noise_pool(size: int, device: torch.device) -> Tensor:
     return torch.randn(max(_POOL, 4 * size), generator=generator).to(device)
 
 
-def blur(plan: AugmentPlan, x: Tensor) -> Tensor:
-    """Gaussian blur with a separate standard deviation per sample, edges continued outwards; in place."""
-    for n in np.flatnonzero(plan.blur_sd > 0):
-        weights = np.exp(-0.5 * (np.arange(BLUR_RADIUS + 1) / plan.blur_sd[n]) ** 2)
-        weights /= 2 * weights.sum() - weights[0]
-        for axis in (-1, -2):
-            # shifted sums: three times faster than conv2d
-            r, size = BLUR_RADIUS, x.shape[axis]
-            wide = F.pad(x[n][None], (r, r, 0, 0) if axis == -1 else (0, 0, r, r), mode="replicate")[0]
-            x[n].mul_(float(weights[0]))
-            for k in range(1, r + 1):
-                for start in (r - k, r + k):
-                    x[n].add_(wide.narrow(axis, start, size), alpha=float(weights[k]))
-    return x
+def blur(x: Tensor, sd: float) -> None:
+    """Gaussian blur of [C, H, W], `sd` in pixels, edges continued outwards."""
+    r = BLUR_RADIUS
+    weights = np.exp(-0.5 * (np.arange(r + 1) / sd) ** 2)
+    weights /= 2 * weights.sum() - weights[0]
+    for axis in (-1, -2):  # shifted sums: three times faster than conv2d
+        wide = F.pad(x[None], (r, r, 0, 0) if axis == -1 else (0, 0, r, r), mode="replicate")[0]
+        x.mul_(float(weights[0]))
+        for k in range(1, r + 1):
+            for start in (r - k, r + k):
+                x.add_(wide.narrow(axis, start, x.shape[axis]), alpha=float(weights[k]))
 
 
-def lower_resolution(plan: AugmentPlan, x: Tensor) -> Tensor:
-    """Scales each sample down by its factor and up again, both bilinearly; in place."""
-    size = x.shape[-2:]
-    for n in np.flatnonzero(plan.zoom < 1):
-        small = [max(1, round(pixels * float(plan.zoom[n]))) for pixels in size]
-        low = F.interpolate(x[n : n + 1], size=small, mode="bilinear", align_corners=False)
-        x[n : n + 1] = F.interpolate(low, size=size, mode="bilinear", align_corners=False)
-    return x
+def lower_resolution(x: Tensor, zoom: float) -> None:
+    """Scales [C, H, W] down by a factor and up again, both bilinearly."""
+    small = [max(1, round(pixels * zoom)) for pixels in x.shape[-2:]]
+    low = F.interpolate(x[None], size=small, mode="bilinear", align_corners=False)
+    x.copy_(F.interpolate(low, size=x.shape[-2:], mode="bilinear", align_corners=False)[0])
 
 
-def change_gamma(plan: AugmentPlan, x: Tensor) -> Tensor:
-    """x ** gamma, for 0 <= x <= 1, in place; 0 and 1 stay what they are, and what is below 2**-100 becomes 0."""
-    for n in np.flatnonzero(plan.gamma != 1):
-        gamma = float(plan.gamma[n])
-        # by logarithms: half the time of `pow` on a CPU; without that of 0, which takes five times as long as others
-        logs = x[n].clamp_(min=2.0**-100).log2_().mul_(gamma)
-        F.threshold(logs, -99.99 * gamma, -math.inf, inplace=True).exp2_()
-    return x
+def change_gamma(x: Tensor, gamma: float) -> None:
+    """x ** gamma, for 0 <= x <= 1; 0 and 1 stay what they are, and what is below 2**-100 becomes 0."""
+    # by logarithms: half the time of `pow` on a CPU; without that of 0, which takes five times as long as others
+    logs = x.clamp_(min=2.0**-100).log2_().mul_(gamma)
+    F.threshold(logs, -99.99 * gamma, -math.inf, inplace=True).exp2_()
