@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typer import Argument, Option
 
 from understudy.cli import base
-from understudy.cli.folders import Reading, as_given, open_real, open_synthetic, with_folder_options
+from understudy.cli.folders import Reading, as_given, open_slices, with_folder_options
 from understudy.errors import UnderstudyError
+from understudy.io.files import read_json, write_json
 from understudy.names import percent
 
 if TYPE_CHECKING:
@@ -90,21 +92,20 @@ def screen(
 
     Exit status 1 if copies are found in what is left, or nothing can be said.
     """
-    from understudy.io.files import read_json, write_json
     from understudy.memorization.config import AuditConfig
     from understudy.memorization.screen import check_training
     from understudy.memorization.screen import screen as screened_set
     from understudy.runtime.devices import resolve_device
 
     kept = audit / "private" / "read"
-    check_training(open_real(training, kept, reading, strict=True), audit)
+    check_training(open_slices(training, kept, reading, strict=True), audit)
     where = str(resolve_device(device))
-    left, counts = screened_set(open_synthetic(synthetic, kept, reading), audit, out, where, not quiet)
+    left, counts = screened_set(open_slices(synthetic, kept, reading, real=False), audit, out, where, not quiet)
     before = read_json(audit / "audit.json")
     config, folder = AuditConfig.model_validate(before["config"]), out.with_name(out.name + "-audit")
     done = _audited(training, heldout, out, config, folder, None, device, quiet, reading)
     record = {
-        "screened": counts.as_dict(), "content_hash": left.content_hash, "before": before["verdict"],
+        "screened": asdict(counts), "content_hash": left.content_hash, "before": before["verdict"],
         "after": done.verdict.as_dict(), "audit_before": audit.absolute().name, "audit_after": folder.name,
     }  # fmt: skip  # names only: the file may be shared, and paths tell of a hospital's disks
     write_json(folder / "screen.json", record)
@@ -131,9 +132,9 @@ def _audited(
     where = str(resolve_device(device))
     with tempfile.TemporaryDirectory(prefix="understudy-audit-") as temporary:
         private = Path(temporary) if out is None else out / "private"  # where training images may lie
-        real = open_real(training, private / "read", reading, strict=True)
-        held = open_real(heldout, private / "read", reading, strict=True) if heldout else real
-        made = open_synthetic(synthetic, private / "read", reading)
+        real = open_slices(training, private / "read", reading, strict=True)
+        held = open_slices(heldout, private / "read", reading, strict=True) if heldout else real
+        made = open_slices(synthetic, private / "read", reading, real=False)
         if model is not None and not supports_membership_inference(model):  # before the search, which takes its time
             what = "the folder holds no discriminator, which membership inference on a GAN needs"
             raise UnderstudyError(what, where=model, fix="train it again")

@@ -14,6 +14,7 @@ from typer import Option
 
 from understudy.cli import base
 from understudy.errors import UnderstudyError
+from understudy.io.files import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from understudy.exchange.spec import FolderSpec
@@ -76,20 +77,21 @@ def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable
     return base.with_options("reading", *signatures, gather=gather)
 
 
-def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> SliceSet:
-    """Real slices of a slice set, or of a folder of images that is written to `read_into`.
+def open_slices(path: Path, read_into: Path, reading: Reading, real: bool = True, strict: bool = False) -> SliceSet:
+    """Slices of a slice set, or of a folder of images that is written to `read_into`.
 
-    How many are of which patients is said on stderr, and recorded in `read_into/patients.json`. Patients that look
-    wrong are refused if `strict`; otherwise this is said.
+    Of `real` ones, how many are of which patients is said on stderr, and recorded in `read_into/patients.json`.
+    Patients that look wrong are refused if `strict`; otherwise this is said.
     """
     from understudy.exchange.patients import doubt
     from understudy.exchange.read import open_images
-    from understudy.io.files import make_folder, read_json, write_json
 
-    opened = open_images(path, read_into, reading.spec, reading.patients)
-    notes, doubted = [*opened.notes, *_unused_channels(path, reading)], None
+    opened = open_images(path, read_into, reading.spec, reading.patients if real else None, real=real)
+    is_set, notes, doubted = (path / "index.parquet").is_file(), [*opened.notes], None
+    if is_set and reading.spec.named and not reading.selects:
+        notes.append(f"--channels is not used for the slice set {path.name}")
     if opened.patients is not None:
-        if not _is_set(path):  # which counts them itself
+        if not is_set:  # which counts them itself
             notes.append(f"{path.name}: {opened.patients.table()}")
         doubted = None if reading.trusted else doubt(opened.slices, opened.patients, path)
         make_folder(read_into)
@@ -101,27 +103,19 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
         }})  # fmt: skip
     if doubted is not None and not strict:
         notes.append(f"{doubted.what}; {doubted.fix}")
-    _print_notes(notes)
+    sys.stderr.writelines(f"note: {note}\n" for note in notes)
     if doubted is not None and strict:
         raise doubted
     return opened.slices
 
 
-def open_synthetic(path: Path, read_into: Path, reading: Reading) -> SliceSet:
-    """Synthetic slices: whose they are is not asked."""
-    from understudy.exchange.read import open_images
-
-    opened = open_images(path, read_into, reading.spec, real=False)
-    _print_notes([*opened.notes, *_unused_channels(path, reading)])
-    return opened.slices
-
-
 def open_compared(
     real: Path, synthetic: Path, heldout: Path | None, read_into: Path, reading: Reading
-) -> tuple[SliceSet, SliceSet, SliceSet | None]:
-    """Three sets that are compared; patients that look wrong are only told of."""
-    first, second = open_real(real, read_into, reading, strict=False), open_synthetic(synthetic, read_into, reading)
-    return first, second, None if heldout is None else open_real(heldout, read_into, reading, strict=False)
+) -> tuple[tuple[SliceSet, Path], tuple[SliceSet, Path], tuple[SliceSet | None, Path | None]]:
+    """Three sets that are compared, each with its path; patients that look wrong are only told of."""
+    first, second = open_slices(real, read_into, reading), open_slices(synthetic, read_into, reading, real=False)
+    others = None if heldout is None else open_slices(heldout, read_into, reading)
+    return (first, real), (second, synthetic), (others, heldout)
 
 
 @contextmanager
@@ -133,16 +127,3 @@ def as_given(*sets: tuple[SliceSet | None, Path | None]) -> Iterator[None]:
         given = {str(slices.path): str(path) for slices, path in sets if slices is not None and path}
         error.where = given.get(error.where or "", error.where)
         raise
-
-
-def _is_set(path: Path) -> bool:
-    return (path / "index.parquet").is_file()
-
-
-def _unused_channels(path: Path, reading: Reading) -> list[str]:
-    ignored = _is_set(path) and reading.spec.named and not reading.selects
-    return [f"--channels is not used for the slice set {path.name}"] if ignored else []
-
-
-def _print_notes(notes: list[str]) -> None:
-    sys.stderr.writelines(f"note: {note}\n" for note in notes)

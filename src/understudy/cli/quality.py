@@ -12,6 +12,7 @@ from typer import Argument, Option
 from understudy.cli import base, folders
 from understudy.cli.folders import Reading, as_given, open_compared, with_folder_options
 from understudy.errors import UnderstudyError
+from understudy.io.files import make_folder, write_text
 
 if TYPE_CHECKING:
     from understudy.quality.annotation import Annotations
@@ -49,7 +50,6 @@ def quality(
     quiet: bool = base.QuietOption,
 ) -> None:
     """Compare synthetic with real slices: FID and similar metrics, each beside the same of held-out patients."""
-    from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
     from understudy.quality.measure import compare, make_parts, write_results
@@ -57,8 +57,8 @@ def quality(
 
     base.one_of("--resize", resize, ["antialiased_bicubic", "tf1"])
     reading = replace(reading, selects=True)
-    first, second, others = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
-    sets = ((first, real), (second, synthetic), (others, heldout))
+    sets = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
+    (first, _), (second, _), (others, _) = sets
     with as_given(*sets):
         parts = make_parts(second, first, others, list(reading.spec.named) or None)
     make_folder(out)
@@ -121,12 +121,11 @@ def compare_annotated(
     quiet: bool = base.QuietOption,
 ) -> None:
     """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
-    from understudy.io.files import make_folder, write_text
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.config import AnnotationConfig
 
-    first, second, others = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
-    sets = ((first, real), (second, synthetic), (others, heldout))
+    sets = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
+    (first, _), (second, _), (others, _) = sets
     for slices, path in sets:
         if slices is not None and not slices.class_names:
             fix = "name its files and their values: --labels Seg --codes lesion=255"
@@ -183,7 +182,6 @@ def correlate(
     as_json: bool = base.JsonOption,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
-    from understudy.io.files import make_folder
     from understudy.study.correlate import correlate as find
     from understudy.study.correlate import write_correlations
 

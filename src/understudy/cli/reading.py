@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from understudy.cli.base import Commands, JsonOption, app, named, print_json, print_table
 from understudy.errors import UnderstudyError
+from understudy.io.files import plain, read_json
 
 reading_app = Commands(help="Blinded reading study: can experts tell, and what would they correct?")
 app.add_typer(reading_app, name="reading")
@@ -42,7 +43,6 @@ def prepare_command(
     seed: int = Option(0, min=0),
 ) -> None:
     """Draw real and synthetic slices under names that say nothing; the answer key is written elsewhere."""
-    from understudy.io.files import read_json
     from understudy.reading.prepare import TELLING, Design, prepare
     from understudy.slices import SliceSet
 
@@ -92,8 +92,7 @@ def serve(
 
     Each new reader's personal link is printed once; it goes on where the reader stopped, on any day.
     """
-    from understudy.reading.folder import open_folder
-    from understudy.reading.serve import address, listen, make_server, only_server
+    from understudy.reading.folder import address, open_folder
     from understudy.reading.store import Store
 
     if host in ("0.0.0.0", "::", ""):
@@ -103,6 +102,8 @@ def serve(
         if importlib.util.find_spec(package) is None:
             fix = "pip install 'understudy-mri[reading]'"
             raise UnderstudyError(f"the package {package} is not installed", fix=fix)
+    from understudy.reading.app import listen, make_server, only_server
+
     folder = open_folder(study)
     where = address(host, port)
     with only_server(study, where), listen(host, port) as server, Store(study) as store:
@@ -129,8 +130,7 @@ def token(
     host: str = HostOption,
 ) -> None:
     """A personal link for a reader; one that the reader had before ends, the answers stay."""
-    from understudy.reading.folder import open_folder
-    from understudy.reading.serve import address
+    from understudy.reading.folder import address, open_folder
     from understudy.reading.store import Store
 
     open_folder(study)
@@ -168,7 +168,6 @@ def analyse_command(
     as_json: bool = JsonOption,
 ) -> None:
     """Table 6, d', AUC, equivalence and agreement, with intervals."""
-    from understudy.io.files import plain
     from understudy.reading.analyse import analyse, of_counts
     from understudy.reading.results import sentences, table6, write_result
 

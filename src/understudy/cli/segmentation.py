@@ -10,6 +10,7 @@ from understudy.cli import base
 from understudy.cli.folders import Reading, with_folder_options
 from understudy.cli.study import print_result
 from understudy.errors import UnderstudyError
+from understudy.io.files import write_text
 
 
 @base.app.command()
@@ -29,8 +30,8 @@ def evaluate(
     quiet: bool = base.QuietOption,
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
-    from understudy.study.engine.run import run_study
     from understudy.study.derived import evaluation_study, study_of_cohort
+    from understudy.study.engine.run import run_study
 
     if (study is None) == (cohort is None):
         fix = "--study STUDY, or --cohort FOLDER"
@@ -77,7 +78,6 @@ def score(
     quiet: bool = base.QuietOption,
 ) -> None:
     """Score label volumes against the truth: Dice, Hausdorff distances, precision, recall, misses."""
-    from understudy.io.files import write_text
     from understudy.metrics.label_files import as_result, means_over_files, score_labels
 
     values = _entries("--classes", classes, "NCR=1,ED=2,ET=4") if classes is not None else None
