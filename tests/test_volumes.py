@@ -18,7 +18,7 @@ from understudy.volumes import SliceGeometry, TestVolume, VolumeSet, VolumeWrite
 
 def test_the_papers_padding() -> None:
     geometry = SliceGeometry.fit(240, 240, 256)
-    assert (geometry.padded, geometry.offset) == (256, (8, 8))
+    assert (geometry.padded, geometry.place) == (256, (slice(8, 248), slice(8, 248)))
     assert geometry.pad(np.ones((1, 240, 240), np.uint8)).sum() == 240 * 240
 
 
@@ -32,14 +32,13 @@ def test_pad_and_restore_give_every_pixel_back(height: int, width: int, resoluti
     found = geometry.restore(scores)
     f = geometry.padded // geometry.resolution
     nearest = coarse.repeat(f, 1).repeat(f, 2)
-    top, left = geometry.offset
-    expected = nearest[:, top : top + height, left : left + width]
+    expected = nearest[:, *geometry.place]
     assert found.shape == (2, height, width)
     if f == 1:
         np.testing.assert_array_equal(found, expected)
     else:
         inner = np.stack([ndimage.minimum_filter(c, 3) == ndimage.maximum_filter(c, 3) for c in coarse])
-        same = inner.repeat(f, 1).repeat(f, 2)[:, top : top + height, left : left + width]
+        same = inner.repeat(f, 1).repeat(f, 2)[:, *geometry.place]
         np.testing.assert_array_equal(found[same], expected[same])
 
 
@@ -80,7 +79,7 @@ def test_volume_store_round_trip(tmp_path: Path) -> None:
     writer = VolumeWriter(tmp_path, ["T1w", "FLAIR"], evenly_coded({1: "lesion"}), axes=("L", "P"))
     writer.write(volume)
     found = writer.close()
-    assert (found.subjects("test"), found.subjects("val"), found.site("p1")) == (["p1"], [], "A")
+    assert (found.subjects("test"), found.subjects("val"), found.read("p1").site) == (["p1"], [], "A")
     again = VolumeSet.open(tmp_path).read("p1")
     for name in ("images", "kept", "truth", "affine"):
         np.testing.assert_array_equal(getattr(again, name), getattr(volume, name))

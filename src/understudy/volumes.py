@@ -60,21 +60,18 @@ class SliceGeometry:
 
     @property
     def inside(self) -> tuple[int, int]:
-        """Height and width, in the padded square, of what is left of a slice after cropping."""
+        """Height and width of what is left of a slice after cropping."""
         return min(self.rows, self.padded), min(self.columns, self.padded)
-
-    @property
-    def offset(self) -> tuple[int, int]:
-        """Rows above and columns left of the slice in the padded square."""
-        height, width = self.inside
-        return (self.padded - height) // 2, (self.padded - width) // 2
 
     @property
     def window(self) -> tuple[slice, slice]:
         """The part of a resampled slice that is left after cropping."""
-        height, width = self.inside
-        top, left = (self.rows - height) // 2, (self.columns - width) // 2
-        return slice(top, top + height), slice(left, left + width)
+        return _middle(self.inside, (self.rows, self.columns))
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Where that part lies in the padded square."""
+        return _middle(self.inside, (self.padded, self.padded))
 
     @property
     def resampled(self) -> bool:
@@ -101,9 +98,9 @@ class SliceGeometry:
 
     def pad(self, stack: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[..., *inside] -> [..., P, P], zeros around."""
-        (top, left), (height, width) = self.offset, self.inside
-        around = [(0, 0)] * (stack.ndim - 2)
-        return np.pad(stack, [*around, (top, self.padded - height - top), (left, self.padded - width - left)])
+        padded = np.zeros((*stack.shape[:-2], self.padded, self.padded), stack.dtype)
+        padded[..., *self.place] = stack
+        return padded
 
     def network_labels(self, stack: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
         """Class indices on the original grid [Z, H, W] -> [Z, R, R]; `classes` counts the background."""
@@ -111,9 +108,8 @@ class SliceGeometry:
 
     def on_original_grid(self, padded: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A grey image [P, P] -> [H, W]: cut out, zeros where it was cropped, pixels of their original size."""
-        (top, left), (height, width) = self.offset, self.inside
         whole = np.zeros((1, self.rows, self.columns), np.uint8)
-        whole[:, *self.window] = padded[top : top + height, left : left + width]
+        whole[:, *self.window] = padded[*self.place]
         if self.resampled:
             whole = np.rint(_resized(whole, (self.height, self.width))).astype(np.uint8)
         return whole[0]
@@ -154,13 +150,12 @@ class SliceGeometry:
         def resized(scores: torch.Tensor, *size: int) -> torch.Tensor:
             return torch.nn.functional.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
-        (top, left), (height, width) = self.offset, self.inside
         out = np.zeros((len(probabilities), self.height, self.width), np.uint8)
         for start in range(0, len(probabilities), block):
             part = probabilities[start : start + block].float()
             if self.padded != self.resolution:
                 part = resized(part, self.padded, self.padded)
-            part = part[..., top : top + height, left : left + width]
+            part = part[..., *self.place]
             if not self.resampled:
                 out[start : start + block, *self.window] = part.argmax(1).to(torch.uint8).cpu().numpy()
                 continue
@@ -214,10 +209,6 @@ class VolumeSet:
         """Ids of the patients, sorted; of one split if given."""
         return sorted(s for s, m in self._patients.items() if split in (None, m["split"]))
 
-    def site(self, subject: str) -> str:
-        """The patient's site, "" if unknown."""
-        return str(self._patients[subject]["site"])
-
     def read(self, subject: str) -> TestVolume:
         """One patient's volume; raises `UnderstudyError` if there is none."""
         if subject not in self._patients:
@@ -238,13 +229,9 @@ class VolumeWriter:
     ) -> None:  # fmt: skip
         self.path = Path(path)
         self._meta: dict[str, Any] = {
-            "software_version": __version__,
-            "channels": list(channels),
-            "classes": [asdict(c) for c in classes],
-            "axes": list(axes) if axes else None,
-            "frame": frame,
-            "patients": {},
-        }
+            "software_version": __version__, "channels": list(channels), "classes": [asdict(c) for c in classes],
+            "axes": list(axes) if axes else None, "frame": frame, "patients": {},
+        }  # fmt: skip
 
     def write(self, volume: TestVolume) -> None:
         """Adds a patient; raises `UnderstudyError` for a full disk or a missing permission."""
@@ -257,17 +244,19 @@ class VolumeWriter:
                     array = np.ascontiguousarray(getattr(volume, name))
                     np.lib.format.write_array(handle, array, allow_pickle=False)
         self._meta["patients"][volume.subject] = {
-            "site": volume.site,
-            "split": volume.split,
-            "geometry": asdict(volume.geometry),
-            "spacing": list(volume.spacing),
-            "sha256": sha256_file(target),
-        }
+            "site": volume.site, "split": volume.split, "geometry": asdict(volume.geometry),
+            "spacing": list(volume.spacing), "sha256": sha256_file(target),
+        }  # fmt: skip
 
     def close(self) -> VolumeSet:
         """Writes `volumes.json`."""
         write_json(self.path / "volumes.json", self._meta)
         return VolumeSet.open(self.path)
+
+
+def _middle(inner: tuple[int, int], outer: tuple[int, int]) -> tuple[slice, slice]:
+    (top, height), (left, width) = (((o - i) // 2, i) for i, o in zip(inner, outer, strict=True))
+    return slice(top, top + height), slice(left, left + width)
 
 
 def power_of_two(edge: int) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from served_study import made_study
 
+from understudy.reading.app import listen, make_server
 from understudy.reading.folder import open_folder
-from understudy.reading.serve import listen, make_server
 from understudy.reading.store import Store, checked_answers
 
 INSIDE = (b"SECRET", b"feedface", b"Traceback", b"/tmp", b"site-packages", b"sqlite", b"key.json", b"alice", b"uvicorn")

@@ -21,9 +21,8 @@ from typer.testing import CliRunner
 
 from understudy.cli import app
 from understudy.errors import UnderstudyError
-from understudy.reading.app import make_app
+from understudy.reading.app import listen, make_app, only_server
 from understudy.reading.folder import open_folder
-from understudy.reading.serve import listen, only_server
 from understudy.reading.store import Store, checked_answers
 
 NOBODY = 65534
@@ -61,7 +60,7 @@ def test_a_second_server_is_told_where_the_first_is(tmp_path: Path) -> None:
 
 def test_a_killed_server_leaves_no_lock(tmp_path: Path) -> None:
     words = (
-        "import sys, time; from pathlib import Path; from understudy.reading.serve import only_server\n"
+        "import sys, time; from pathlib import Path; from understudy.reading.app import only_server\n"
         "with only_server(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", words, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:

@@ -179,10 +179,8 @@ def slice_images(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:  # fmt: skip
     """A patient's images as networks see them, uint8 [n, C, R, R], and the slices that pass the rule, bool [Z].
 
-    Args:
-        read: channel -> its volume [Z, H, W].
-        files: channel -> file, for messages; their order is that of the result's channels.
-        only_kept: leave out slices that do not pass the rule.
+    `read` gives the volume [Z, H, W] of a channel; `files` are for messages, and in the order of the result's channels.
+    With `only_kept` slices that do not pass the rule are left out.
     """
     # The rule first: of a training patient only the kept slices are worth scaling.
     rule = bright_part(read(config.rule_channel), files[config.rule_channel], geometry, config)
@@ -194,8 +192,9 @@ def slice_images(
         as_stored = geometry.padded == geometry.resolution
         edges = (len(wanted), geometry.padded, geometry.padded)
         padded = images[:, c] if as_stored else np.zeros(edges, np.uint8)  # [n, P, P]
-        (top, left), (_, height, width) = np.add(geometry.offset, volume.corner), volume.slices.shape
-        to_8_bit(volume.slices, volume.ceiling, wanted, padded[:, top : top + height, left : left + width])
+        (top, left), (_, height, width) = volume.corner, volume.slices.shape
+        inside = padded[:, *geometry.place][:, top : top + height, left : left + width]
+        to_8_bit(volume.slices, volume.ceiling, wanted, inside)
         if not as_stored:
             images[:, c] = geometry.shrink_images(padded)
     return images, kept

@@ -3,12 +3,17 @@
 Everything lies below `/r/<token>`: two readers can use one browser, and no cookie exists that another site could use.
 """
 
+import errno
+import socket
 import sqlite3
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,7 +24,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy.errors import UnderstudyError
-from understudy.reading.folder import ReadingFolder
+from understudy.io.files import held_lock
+from understudy.reading.folder import ReadingFolder, address
 from understudy.reading.store import Store, parse_answer
 
 LARGEST_BODY = 16 * 1024  # bytes; the longest honest answer has about 8,500
@@ -39,6 +45,37 @@ SECURITY = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
+
+
+def only_server(folder: Path, where: str) -> AbstractContextManager[None]:
+    """Holds the lock of a study's folder while it is served at the address `where`; raises if another process does."""
+    fix = "use that server, or stop it first"
+    return held_lock(folder / "server.lock", f"at {where}", "this study is being served already ({holder})", fix)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises `UnderstudyError` for a port in use or reserved, an address of another machine."""
+    where, local = address(host, port), "give --host 127.0.0.1"
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(place, family=family, backlog=128)  # with SO_REUSEADDR: at once after a crash
+    except socket.gaierror as error:
+        raise UnderstudyError(f"the address is not known ({error.strerror})", where=where, fix=local) from error
+    except OSError as error:
+        known = {
+            errno.EADDRINUSE: (f"port {port} is in use", "give another --port, or stop what listens there"),
+            errno.EACCES: (f"port {port} is reserved for the system", "give one above 1023, e.g. --port 8321"),
+            errno.EADDRNOTAVAIL: ("this machine does not have that address", local),
+        }
+        what, fix = known.get(error.errno or 0, (f"cannot listen ({error.strerror})", "give another --port"))
+        raise UnderstudyError(what, where=where, fix=fix) from error
+
+
+def make_server(folder: ReadingFolder, store: Store, host: str) -> Any:
+    """The uvicorn server of a study; `run(sockets=[...])` answers requests until Ctrl-C."""
+    # No access log: it would hold the readers' tokens.
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    return uvicorn.Server(uvicorn.Config(make_app(folder, store, [host]), **quiet))
 
 
 def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> "Guard":

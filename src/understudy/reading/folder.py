@@ -92,6 +92,11 @@ def plain_png(data: bytes) -> bytes:
     raise UnderstudyError("a panel is not a whole PNG", fix="prepare the study again")
 
 
+def address(host: str, port: int) -> str:
+    """http://host:port of a server, with an IPv6 host in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def open_folder(path: str | Path) -> ReadingFolder:
     """Reads a study's folder; raises `UnderstudyError` for a wrong field, an id that comes twice, an absent picture."""
     path = Path(path)
