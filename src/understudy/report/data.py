@@ -17,6 +17,7 @@ from understudy import names
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.metrics.scores import KEPT, WHOLE, class_names, flag, region_names
+from understudy.metrics.statistics import MEAN
 from understudy.slices import SliceSet
 
 # Kind of training -> its words, colour and marker in every figure. Colours differ in lightness as well as in hue.
@@ -65,6 +66,11 @@ class Setting:
         parts = [f"{percent_of(self.real_fraction)} of patients"] * (self.real_fraction < 1)
         parts += [f"{percent_of(self.real_share)} of samples"] if self.real_share is not None else []
         return ", ".join(parts) or "✓"
+
+    @property
+    def identity(self) -> list[str]:
+        """The paper's first columns: network, generator, original slices used, augmentation."""
+        return [self.network, self.shown or "none", self.original, "✓" if self.augmentation else ""]
 
     @property
     def way(self) -> str:
@@ -167,6 +173,11 @@ class ReportData:
         """Classes scored, without regions and "foreground"."""
         return class_names(self.scores) if len(self.scores) else []
 
+    @property
+    def mean_name(self) -> str:
+        """Which Dice of a setting is its main one: the mean over all classes, or the only class."""
+        return self.class_names[0] if len(self.class_names) == 1 else MEAN
+
     @cached_property
     def regions(self) -> list[str]:
         """Regions scored, unions of classes such as WT."""
@@ -186,6 +197,28 @@ class ReportData:
         return found | {
             (str(s), int(r)) for s, r in zip(marked.get("setting", ()), marked.get("repeat", ()), strict=True)
         }
+
+    def collapsed_of(self, setting: Setting) -> tuple[int, int]:
+        """How many of a setting's trainings collapsed, of how many with scores."""
+        repeats = set(self.scores.loc[self.scores["setting"] == setting.id, "repeat"])
+        return sum((setting.id, int(repeat)) in self.collapsed for repeat in repeats), len(repeats)
+
+    def marked(self, setting: Setting) -> str:
+        """The setting's label, and how many of its trainings collapsed if any did."""
+        broken, of = self.collapsed_of(setting)
+        return f"{setting.label} [{broken} of {of} collapsed]" if broken else setting.label
+
+    def about(self, setting: Setting) -> dict[str, Any]:
+        """The first columns of a table's frame."""
+        broken, of = self.collapsed_of(setting)
+        return {"setting": setting.id, "label": setting.label, "n_repeats": of, "n_collapsed": broken}
+
+    def recorded(self, setting: Setting, *keys: str, all_values: bool = False) -> list[Any]:
+        """A nested value of the record of each of a setting's trainings; only numbers unless `all_values`."""
+        found: list[Any] = [run for (name, _), run in self.runs.items() if name == setting.id]
+        for key in keys:
+            found = [inner.get(key) if isinstance(inner, dict) else None for inner in found]
+        return found if all_values else [int(v) for v in found if isinstance(v, int | float)]
 
     @cached_property
     def patient_names(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ SECTIONS = (
     training.section, opening.limits, run.section,
 )  # fmt: skip
 
-NUMBERS, PATIENTS, SLICES = "numbers", "one value a patient", "slices"
+NUMBERS, PATIENTS, SLICES = "numbers", "one value a patient", "slices"  # what a file shows
 PRIVATE = "figures/private"
 OF_PATIENTS = ("patients", "hospitals", "sites", "problems")  # keys of figures and tables about single patients
 README = """Figures of a report of Understudy, as SVG for editing and as PNG with 300 dots an inch.
@@ -105,12 +105,7 @@ def write_table(out: Path, table: Table, forms: Sequence[str] = ("csv", "tex", "
 
 
 def _write_files(sections: Sequence[Section], out: Path) -> list[dict[str, str]]:
-    """Writes `tables/` and `figures/`; removes files of an earlier report there that this one does not have.
-
-    Returns:
-        For each file its path below `out`, what it is, and what it shows: "numbers" (of several patients or slices),
-        "one value a patient", or "slices" (not for release).
-    """
+    """Writes `tables/` and `figures/` in place of those of an earlier report; a row of report.json for each file."""
     written: list[dict[str, str]] = []
     for table in (t for section in sections for t in section.every_table):
         shows = PATIENTS if table.key in OF_PATIENTS else NUMBERS

@@ -25,15 +25,9 @@ CANONICAL = {"L": "L", "R": "L", "P": "P", "A": "P", "I": "I", "S": "I"}
 
 
 def upright(image: NDArray[Scalar], axes: Sequence[str] | None) -> NDArray[Scalar]:
-    """A slice as radiologists look at it: front or head up, the patient's right on the left.
+    """A view of slices [..., H, W] as radiologists look at them: front or head up, the patient's right on the left.
 
-    Args:
-        image: [..., H, W].
-        axes: directions in which row and column indices increase, two of "LRAPSI" on different body axes; None
-            where unknown, which leaves the slice as it is.
-
-    Returns:
-        A view [..., H, W] or [..., W, H].
+    `axes`: directions in which row and column indices increase, two of "LRAPSI"; None (not known) changes nothing.
     """
     have = list(axes or ())
     want = DISPLAYED.get(frozenset(CANONICAL.get(a, a) for a in have))
@@ -73,13 +67,10 @@ def colours(count: int) -> list[str]:
 def overlay(
     grey: Pixels, labels: Pixels, classes: int, outline: Pixels | None = None, fill: float = 0.42, width: int = 2
 ) -> Pixels:
-    """The annotation drawn over a picture: each class tinted, with a solid border; uint8 [H, W, 3].
+    """The annotation [H, W] over a picture uint8 [H, W]: each class tinted, with a solid border; uint8 [H, W, 3].
 
-    Args:
-        grey, labels: uint8 [H, W], class indices [H, W].
-        classes: how many, background left out.
-        outline: class indices [H, W] whose common border is drawn as a white line on top.
-        fill, width: opacity of the tint, width of the borders in pixels.
+    `classes`: how many, background left out; `outline`: class indices [H, W] whose common border is drawn in white;
+    `fill`, `width`: opacity of the tint, width of the borders in pixels.
     """
     picture = np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
     for index, colour in enumerate(colours(classes), start=1):

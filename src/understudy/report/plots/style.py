@@ -97,7 +97,7 @@ def panel_of(figure: Figure, alt: str, wide: bool = False, key: str = "") -> Pan
 def _rendered(figure: Figure) -> tuple[bytes, bytes]:
     """The figure as SVG and as PNG."""
     text, picture = io.StringIO(), io.BytesIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})  # the same bytes every time
     figure.set_layout_engine("none")  # it is laid out now
     figure.savefig(picture, format="png", dpi=300, metadata={"Software": None})
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?(?=[;\"])", FONTS, text.getvalue())

@@ -49,7 +49,7 @@ def section(content: Content) -> Section:
     data, gallery = content.data, content.gallery
     found: Found = {name: read_json(path) for name, path in data.annotations.items()}
     areas = _area_panels(data, found)
-    panels = [*([] if areas else _gallery_areas(gallery)), *_code_distances(gallery)]
+    panels = _gallery_panels(gallery, with_areas=not areas)
     blocks: list[Block] = [*missing([] if gallery.numbers else ["There are no slices to examine."])]
     if gallery.numbers:
         caption = "Up to 2,000 slices of each set."
@@ -217,25 +217,19 @@ def _area_panels(data: ReportData, found: Found) -> list[Panel]:
     return [panel for panels in made for panel in panels]
 
 
-def _gallery_areas(gallery: Gallery) -> list[Panel]:
-    """The same from the slices of the gallery, where no annotations were compared."""
-    found, made = gallery.numbers, []
+def _gallery_panels(gallery: Gallery, with_areas: bool) -> list[Panel]:
+    """Areas in the gallery's slices, and how far generated annotations are from the codes of the classes."""
+    found, made = gallery.numbers, list[Panel]()
     kinds, narrow = {n["short"]: n["kind"] for n in found}, len(gallery.classes) == 3
-    for k, name in enumerate(gallery.classes):
+    for k, name in enumerate(gallery.classes if with_areas else ()):
         shares = {n["short"]: 100 * n["areas"][:, k] / n["pixels"] for n in found}
         there = {n: s[s > 0] for n, s in shares.items()}
         made += distribution(
             f"Area of {name}", "% of the slice, where it is there", there, kinds, narrow, f"areas_{name}"
         )
-    return made
-
-
-def _code_distances(gallery: Gallery) -> list[Panel]:
-    """How far generated annotations are from the codes of the classes."""
-    kinds, narrow = {n["short"]: n["kind"] for n in gallery.numbers}, len(gallery.classes) == 3
-    distances = {n["short"]: n["code_distance"] for n in gallery.numbers}
-    title, xlabel = "Distance from the codes", "grey levels from the nearest code"
-    return distribution(title, xlabel, distances, kinds, narrow, "code_distances")
+    distances = {n["short"]: n["code_distance"] for n in found}
+    xlabel = "grey levels from the nearest code"
+    return made + distribution("Distance from the codes", xlabel, distances, kinds, narrow, "code_distances")
 
 
 def _map_panel(data: ReportData, found: Found) -> Panel:

@@ -50,12 +50,19 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
     full = {name: numbers for name, numbers in audits.items() if numbers.get("controls")}
     blocks += [_summary(data, full), _controls(data, full)] if full else []
     for i, (name, numbers) in enumerate(audits.items()):
-        said = numbers["verdict"]
+        said, words = numbers["verdict"], [*numbers["verdict"]["sentences"]]
         blocks += [Heading(f"Generator {data.shown(name)}")] if len(audits) > 1 else []
         blocks.append(Text(said["headline"], f"verdict {said['kind']}"))
-        words = [*said["sentences"], (numbers.get("membership") or {}).get("words", ""), _repeats(numbers)]
-        words = [w for w in words if w]
+        words.append((numbers.get("membership") or {}).get("words", ""))
+        if within := numbers.get("within"):
+            words.append(
+                f"Repeats within the set: {percent(within['rate'], 1)} of {within['compared']:,} synthetic slices are"
+                f" nearer to another synthetic slice than {percent_of(1 - within['expected'])} of new patients' slices"
+                f" are to another patient's (by chance {percent_of(within['expected'])}). Many such slices are a sign"
+                " of mode collapse."
+            )
         # of three and more only what is not clean is open
+        words = [w for w in words if w]
         blocks += [Details("In words", words, said["kind"] != "no_sign")] if len(audits) > 2 else words
         histograms = numbers.get("histograms", {})
         ordered = sorted(histograms, key=lambda v: ([*VIEWS, v].index(v), v))
@@ -67,8 +74,8 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
     limits = next(iter(audits.values()))["verdict"]["limits"] if audits else []
     blocks += [Details("What the audit cannot say", [Bullets(limits)], True)] if limits else []
     kept = {name: {k: v for k, v in n.items() if k != "histograms"} for name, n in audits.items()}
-    numbers = {"memorization_audited": bool(audits), "memorization": kept}
-    return Section("copies", "Copies of patients", "Copies", blocks, numbers)
+    return Section("copies", "Copies of patients", "Copies", blocks,
+                   {"memorization_audited": bool(audits), "memorization": kept})  # fmt: skip
 
 
 def too_few_to_flag(numbers: dict[str, Any]) -> bool:
@@ -77,21 +84,9 @@ def too_few_to_flag(numbers: dict[str, Any]) -> bool:
     return bool(null.get("slices", 0) < null.get("slices_needed", 0))
 
 
-def _repeats(numbers: dict[str, Any]) -> str:
-    """Near-duplicates within the synthetic set, in words; "" if they were not counted."""
-    if not (within := numbers.get("within")):
-        return ""
-    return (
-        f"Repeats within the set: {percent(within['rate'], 1)} of {within['compared']:,} synthetic slices are nearer to"
-        f" another synthetic slice than {percent_of(1 - within['expected'])} of new patients' slices are to another"
-        f" patient's (by chance {percent_of(within['expected'])}). Many such slices are a sign of mode collapse."
-    )
-
-
 def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) -> Panel:
     counts, limit = numbers["histograms"][view]["counts"], numbers["null"]["thresholds"][view]
-    edges = np.array(numbers["histograms"][view]["edges"])
-    medians = []
+    edges, medians = np.array(numbers["histograms"][view]["edges"]), []
     with one_plot((4.4, NARROW[1])) as (figure, axes):
         for group, of in counts.items():
             colour, label = GROUPS.get(group, (PLANTED, f"planted copies ({group})"))
@@ -112,19 +107,18 @@ def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) 
 
 
 def _summary(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
-    rows, body, unsure = [], [], []
+    rows, unsure = [], []
     for name, numbers in found.items():
         flags, patients, alarms = numbers["flags"], numbers["patients"], numbers["controls"]["false_alarms"]
         auc, near = (numbers.get("membership") or {}).get("auc"), numbers.get("concentration") or {}
         most = patients["worst"][1] if patients["worst"] else 0  # slices next to the training patient with the most
-        rows.append(
-            {"generator": name, "verdict": numbers["verdict"]["kind"], "judged": flags["judged"]}
-            | {"flagged": flags["count"]}
-            | {k: flags[k] for k in ("rate", "low", "high", "residual", "certain")}
-            | {"patients_hit": patients["hit"], "patients": patients["of"], "worst_hit": most}
-            | {"concentrated": near.get("found"), "concentration_p": near.get("p")}
-            | {"false_alarms": alarms["rate"], "membership_auc": auc}
-        )
+        known = {
+            "generator": name, "verdict": numbers["verdict"]["kind"], "judged": flags["judged"],
+            "flagged": flags["count"], **{k: flags[k] for k in ("rate", "low", "high", "residual", "certain")},
+            "patients_hit": patients["hit"], "patients": patients["of"], "worst_hit": most,
+            "concentrated": near.get("found"), "concentration_p": near.get("p"), "false_alarms": alarms["rate"],
+            "membership_auc": auc,
+        }  # fmt: skip
         few = near.get("patients", 1)
         concentrated = f", concentrated{'' if few == 1 else f' on {few}'}" if most and near.get("found") else ""
         cells = [
@@ -136,7 +130,7 @@ def _summary(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
         if too_few_to_flag(numbers):
             unsure.append(data.shown(name))
             cells = ["–"] * len(cells)
-        body.append([data.shown(name), *cells, "–" if auc is None else f"{auc:.2f}"])
+        rows.append(([data.shown(name), *cells, "–" if auc is None else f"{auc:.2f}"], known))
     header = [
         "Generator", "Slices too near", f"Share ({INTERVAL})", "New patients' slices too near",
         "Nearer than chance explains", "Training patients with such slices", "Most at one patient", "Weights: AUC",
@@ -152,7 +146,7 @@ def _summary(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
         " well they tell training patients from new ones, 0.5 not at all, 1 always."
     )
     note += f" –: too few slices of new patients to judge {listed(unsure)}." if unsure else ""
-    return Table("audit", "Copies of training patients", note, header, body, pd.DataFrame(rows))
+    return Table.of("audit", "Copies of training patients", note, header, rows)
 
 
 def _controls(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:

@@ -13,7 +13,7 @@ from understudy.io.files import read_json
 from understudy.names import display_name
 from understudy.quality.metrics import LABELS, label_of
 from understudy.report.content import Block, Bullets, Content, Details, Figure, Section
-from understudy.report.data import ReportData, between, count, number, p_value
+from understudy.report.data import between, count, number, p_value
 from understudy.report.plots.style import QUIET, Panel, figure_of, looks, panel_of
 from understudy.report.sections.quality import EXTRACTORS
 from understudy.report.tables import INTERVAL, Table
@@ -34,7 +34,16 @@ def section(content: Content) -> Section | None:
         frame[numeric] = frame[numeric].apply(pd.to_numeric, errors="coerce")
     told, several = len(snapshots) >= FEWEST, len(snapshots) > snapshots["run"].nunique()
     chosen = _chosen(snapshots)
-    points = _points(data, snapshots, chosen)
+    # the points of the picture; the frame has every metric
+    metrics = [m for m in chosen if m != "kimg"]
+    body = []
+    for r in snapshots.to_dict(orient="records"):
+        values = (f"{r[m]:.3g}" if math.isfinite(r[m]) else "–" for m in metrics)
+        body.append([data.shown(str(r["snapshot"])), number(r["kimg"], 1), number(r["dice"], 3), *values])
+    frame = snapshots.assign(run=[str(r).rpartition(":")[2] for r in snapshots["run"]])
+    header = ["Generator", "kimg", "Dice", *map(words, metrics)]
+    note = "Mean Dice of networks trained on synthetic slices alone, and metrics; the CSV has every metric."
+    points = Table("correlation_points", "Points of the correlation", note, header, body, frame)
     quality = [m for m in map(str, table["metric"]) if m.startswith("quality:") or m == "kimg"]
     others = [m for m in map(str, table["metric"]) if m not in quality]
     blocks: list[Block] = [_sentence(snapshots, table)]
@@ -100,15 +109,18 @@ def _sentence(snapshots: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> Table:
-    rows = table.set_index("metric").loc[metrics].reset_index()
-    body = [
-        [
-            words(str(r["metric"])), _expected(str(r["metric"])), f"{int(r['n'])}", number(r["spearman"], 2),
-            between(r["low"], r["high"], 2), number(r["kendall"], 2), between(r["kendall_low"], r["kendall_high"], 2),
+    rows, body = table.set_index("metric").loc[metrics].reset_index(), []
+    for r in rows.to_dict(orient="records"):
+        metric = str(r["metric"])
+        # the sign of a useful correlation; less is better of all metrics of the annotations
+        better = label_of(metric.rpartition(":")[2]).better if metric.startswith("quality:") else False
+        sign = "" if metric == "kimg" else {True: "+", False: "−", None: ""}[better]
+        body.append([
+            words(metric), sign, f"{int(r['n'])}",
+            number(r["spearman"], 2), between(r["low"], r["high"], 2),
+            number(r["kendall"], 2), between(r["kendall_low"], r["kendall_high"], 2),
             number(r["within"], 2), p_value(r["p"]), p_value(r["p_holm"]),
-        ]
-        for r in rows.to_dict(orient="records")
-    ]  # fmt: skip
+        ])  # fmt: skip
     header = ["Metric", "Useful if", "n", "Spearman", INTERVAL, "Kendall", INTERVAL, "Within", "p", "p (Holm)"]
     note = (
         "Rank correlation with the mean Dice of networks trained on synthetic slices alone. Useful if: the sign that a"
@@ -116,28 +128,6 @@ def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> T
         " Intervals draw trainings or snapshots, and test patients; p by permutation, adjusted for all metrics (Holm)."
     )
     return Table(key, caption, note, header, body, rows)
-
-
-def _expected(metric: str) -> str:
-    """The sign of a useful correlation."""
-    better = label_of(metric.rpartition(":")[2]).better if metric.startswith("quality:") else False
-    return "" if metric == "kimg" else {True: "+", False: "−", None: ""}[better]
-
-
-def _points(data: ReportData, snapshots: pd.DataFrame, chosen: list[str]) -> Table:
-    """The points of the picture; the frame has every metric."""
-    metrics = [m for m in chosen if m != "kimg"]
-    body = [
-        [
-            data.shown(str(r["snapshot"])), number(r["kimg"], 1), number(r["dice"], 3),
-            *(f"{r[m]:.3g}" if math.isfinite(r[m]) else "–" for m in metrics),
-        ]
-        for r in snapshots.to_dict(orient="records")
-    ]  # fmt: skip
-    frame = snapshots.assign(run=[str(r).rpartition(":")[2] for r in snapshots["run"]])
-    header = ["Generator", "kimg", "Dice", *map(words, metrics)]
-    note = "Mean Dice of networks trained on synthetic slices alone, and metrics; the CSV has every metric."
-    return Table("correlation_points", "Points of the correlation", note, header, body, frame)
 
 
 def scatter(
@@ -157,10 +147,9 @@ def scatter(
     columns = min(COLUMNS, max(1, len(metrics)))
     lines = max(1, -(-len(metrics) // columns))
     runs = list(dict.fromkeys(map(str, snapshots["run"])))
-    look = looks(runs)
+    look, handles = looks(runs), {}
     with figure_of((2.8 * columns, 2.6 * lines + 0.3 * -(-len(runs) // 5))) as figure:
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-        handles = {}
         for i, (place, metric) in enumerate(zip(grid, metrics, strict=False)):
             for run in runs:
                 own = snapshots[snapshots["run"].astype(str) == run].sort_values("kimg", kind="stable")

@@ -19,7 +19,7 @@ from understudy.report.plots.style import INK, Panel, one_plot, panel_of
 from understudy.report.sections.copies import card, too_few_to_flag
 from understudy.report.sections.run import failures
 from understudy.report.sections.training import described
-from understudy.report.tables import INTERVAL, collapsed_of, interval, resampling, value
+from understudy.report.tables import INTERVAL, interval, resampling, value
 from understudy.slices import SliceSet
 
 MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the baseline in their slices
@@ -155,7 +155,7 @@ def _collapsed(data: ReportData) -> list[str]:
     said = []
     for setting in data.settings:
         broken = sorted(repeat for name, repeat in data.collapsed if name == setting.id)
-        of = collapsed_of(data, setting)[1]
+        of = data.collapsed_of(setting)[1]
         reasons = {str(data.runs.get((setting.id, r), {}).get("collapse") or "it finds nothing") for r in broken}
         why = "; ".join(sorted(reasons))
         which = f"{'repeat' if len(broken) == 1 else 'repeats'} {', '.join(str(r + 1) for r in broken)}"
@@ -238,8 +238,8 @@ def _forest_panel(shown: Sequence[Comparison], margin: float, key: str) -> Panel
             axes.plot(r.value, y, marker=c.setting.marker, color=colour, markersize=6.5, markeredgecolor="white")
             if high > top:
                 axes.plot(top, y, marker=">", color="#6D7682", markersize=5, clip_on=False)  # it goes beyond the axis
-            axes.text(0, y + 0.2, f" {c.setting.label}", fontsize=8.5)
-            axes.text(top, y + 0.2, f"{value(r)} ({interval(r)}) ", ha="right", color=colour, fontsize=8.5)
+            axes.text(0.01 * top, y + 0.18, f"{c.setting.label}: {value(r)} ({interval(r)})", fontsize=8.5,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})  # fmt: skip
         axes.set(xlim=(0, top), ylim=(-0.45, len(shown) - 0.2), yticks=[])
         axes.xaxis.set_major_formatter(lambda x, _: percent(x))
         axes.set_xlabel("Dice relative to real slices with augmentation")
@@ -286,7 +286,7 @@ def _share(data: ReportData, answer: Answer, comparison: Comparison | None) -> s
     """A relative Dice in a cell, a dash without any; Dice where a share would say nothing."""
     if comparison is None:
         return "–"
-    broken = ", collapsed" if collapsed_of(data, comparison.setting)[0] else ""
+    broken = ", collapsed" if data.collapsed_of(comparison.setting)[0] else ""
     if answer.weak or not math.isfinite(comparison.relative.value):
         return f"Dice {number(comparison.dice, 2)}{broken}"
     return f"{value(comparison.relative)} ({interval(comparison.relative)}){broken}"
@@ -310,7 +310,7 @@ def _useful(
         if key == "alone" and c.missed:
             line += f" {c.missed} of {count(c.present, 'segmentation')} found no voxel of the tumour."
         # a collapsed training is no effect of the slices alone
-        broken, of = collapsed_of(data, c.setting)
+        broken, of = data.collapsed_of(c.setting)
         if broken:
             line += " Its only training collapsed." if of == 1 else f" {broken} of {of} trainings collapsed."
         lines.append(line)

@@ -18,19 +18,15 @@ from understudy.names import display_name, duration
 from understudy.quality.metrics import label_of
 from understudy.report.content import Block, Bullets, Content, Details, Section, missing
 from understudy.report.data import ReportData, Setting, bounded, count, number, percent
-from understudy.report.published import DICE, HAUSDORFF, contradictions, published
+from understudy.report.published import CONTRADICTIONS, DICE, HAUSDORFF, published
 from understudy.report.sections.quality import ALL, EXTRACTORS
 from understudy.report.tables import (
     IDENTITY,
     INTERVAL,
     Summary,
     Table,
-    about,
     class_columns,
-    collapsed_of,
-    identity,
     main_entry,
-    mean_name,
     resampling,
     score_rows,
 )
@@ -59,8 +55,8 @@ def section(content: Content) -> Section:
         words += " differ from those of this study, so a difference is no error by itself."
     blocks: list[Block] = [words, *sorted(made, key=lambda t: t.key)]
     blocks += missing([] if made else ["There is nothing to tabulate."])
-    if cohort and (found_there := contradictions()):
-        blocks.append(Details("Where the paper's own tables contradict each other", [Bullets(found_there)]))
+    if cohort:
+        blocks.append(Details("Where the paper's own tables contradict each other", [Bullets(CONTRADICTIONS)]))
     return Section("paper", "The paper's tables", "As in the paper", blocks)
 
 
@@ -117,19 +113,19 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
         paper = {(*k, name.lower()): float(v) for *k, name, v in columns.itertuples(index=False, name=None)}
     planned = data.planned.groupby("setting")["repeat"].nunique().to_dict() if len(data.planned) else {}
     # where a training is missing somewhere, a column says how many there are
-    incomplete = any(collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
+    incomplete = any(data.collapsed_of(s)[1] < planned.get(s.id, 0) for s in data.every_setting)
     extra, scores = score_rows(data, settings, summary, keys, metric, digits, scope, PAPER)
     rows = []
     for s, entries, cells, known in scores:
-        there = collapsed_of(data, s)[1]
+        there = data.collapsed_of(s)[1]
         theirs = [paper.get((*_row_of_paper(data, s), k.lower()), math.nan) for k in keys]
         own, other = float(main_entry(keys, entries)["value"]), theirs[-1] if MEAN in keys else theirs[0]
         beside = [number(other, digits), number(own - other, digits, "+")] if paper else []
         trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
-        known = about(data, s) | {"planned": planned.get(s.id)} | known
+        known = data.about(s) | {"planned": planned.get(s.id)} | known
         for k, e, t in zip(keys, entries, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
-        rows.append(([*identity(s), *trainings, *cells, *beside], known))
+        rows.append(([*s.identity, *trainings, *cells, *beside], known))
     note = (
         ("Kept slices only are stacked and scored" if scope == KEPT else "All slices are scored")
         + ", a class empty in the truth and the prediction leaves the mean"
@@ -165,9 +161,9 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
         other = paper.get(_row_of_paper(data, s), math.nan)
         span = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
         beside = [percent(other, 2), number(100 * (share - other), 2, "+")] if paper else []
-        known = about(data, s) | {"relative_dice": share, "low": low, "high": high}
+        known = data.about(s) | {"relative_dice": share, "low": low, "high": high}
         known |= {"published": other, "difference": share - other} if paper else {}
-        made.append(([*identity(s), percent(share, 2), span, *beside], known))
+        made.append(([*s.identity, percent(share, 2), span, *beside], known))
     if not made:
         return None
     note = (
@@ -215,7 +211,7 @@ def ranks_table(data: ReportData, settings: list[Setting], summary: Summary, sco
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
             ending, kind = "aug" if augmented else "noaug", data.kind_of("segmenters", segmenter)
-            values = (summary.pick(s.id, metric, mean_name(data), scope, PAPER)["value"] for s in mine)
+            values = (summary.pick(s.id, metric, data.mean_name, scope, PAPER)["value"] for s in mine)
             cost = {s.generator: sign * float(v) for s, v in zip(mine, values, strict=True)}
             heading = f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug.")
             columns[f"{metric}_{segmenter}_{ending}"] = heading, f"{metric} {kind} {ending}", cost

@@ -122,7 +122,6 @@ def _chosen_settings(data: ReportData, comparisons: list[Comparison]) -> list[Se
 
 
 def _folder_of(data: ReportData, setting: Setting) -> Path | None:
-    """Predictions of the setting's first repeat."""
     return next((data.predictions[k] for k in sorted(data.predictions) if k[0] == setting.id), None)
 
 

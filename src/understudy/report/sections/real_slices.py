@@ -14,7 +14,7 @@ from understudy.report.answer import Answer
 from understudy.report.content import Content, Figure, Section, shown
 from understudy.report.data import TRAINING, ReportData, Setting, between, percent, percent_of
 from understudy.report.plots.style import INK, Look, Panel, legend_below, looks, one_plot, panel_of
-from understudy.report.tables import INTERVAL, Summary, Table, about, interval, mean_name, recorded, span, spread, value
+from understudy.report.tables import INTERVAL, Summary, Table, interval, span, spread, value
 
 Line = tuple[str, list[tuple[float, Setting]], Look]  # a curve's label, points (place on the axis, setting) and look
 
@@ -85,8 +85,8 @@ def _ratio_table(data: ReportData, scored: set[str], summary: Summary, answer: A
     """The numbers behind the ratio curves; `scored` are the settings with complete rows."""
     relative, rows = {c.setting.id: c.relative for c in answer.comparisons}, []
     for first, s in ((curve[0], s) for curve in ratio_settings(data) for s in curve if s.id in scored):
-        entry, other, share = summary.pick(s.id, "dice", mean_name(data), data.scope), relative.get(s.id), _share_of(s)
-        counts = [recorded(data, s, "sources", "real", key) for key in ("slices", "patients")]
+        entry, other, share = summary.pick(s.id, "dice", data.mean_name, data.scope), relative.get(s.id), _share_of(s)
+        counts = [data.recorded(s, "sources", "real", key) for key in ("slices", "patients")]
         cells = [
             s.way, first.shown, percent(share, 0 if float(100 * share).is_integer() else 2),
             *(span(c) if c else "0" if share == 0 else "–" for c in counts), spread(entry, 3),
@@ -95,7 +95,7 @@ def _ratio_table(data: ReportData, scored: set[str], summary: Summary, answer: A
         ]  # fmt: skip
         columns = ("value", "sd", "low", "high", "value_without_collapsed")
         known = {"generator": first.generator, "real_share": share} | {k: entry.get(k) for k in columns}
-        rows.append((cells, about(data, s) | known))
+        rows.append((cells, data.about(s) | known))
     note = (
         "Real and synthetic slices in a training set of constant size, as in the paper's Figure 2. Relative: divided by"
         " the mean Dice of all real slices with augmentation."
@@ -112,7 +112,8 @@ def ratio_panels(content: Content) -> list[Panel]:
         mine = [(c[0], [(100 * _share_of(s), s) for s in c]) for c in curves if c[0].segmenter == segmenter]
         lines = [_line_of(data, s.generator, s.augmentation, points, s.shown) for s, points in mine]
         xlabel = "real slices in a training set of constant size, %"
-        made.append(_share_panel(content, lines, segmenter, xlabel, f"figure2_ratio_{segmenter}"))
+        title = data.shown(segmenter) if data.scores["segmenter"].nunique() > 1 else ""
+        made.append(_dice_curves(content, lines, title, xlabel, f"figure2_ratio_{segmenter}"))
     return made
 
 
@@ -131,15 +132,10 @@ def fraction_panels(content: Content) -> list[Panel]:
                 label = f"real + {data.shown(name)}" if name else "real only"
                 lines.append(_line_of(data, name, augmented, points, label))
         if lines:
-            key = f"real_patients_{segmenter}"
-            made.append(_share_panel(content, lines, segmenter, "real training patients, %", key))
+            key, title = f"real_patients_{segmenter}", data.shown(segmenter)
+            title = title if data.scores["segmenter"].nunique() > 1 else ""
+            made.append(_dice_curves(content, lines, title, "real training patients, %", key))
     return made
-
-
-def _share_panel(content: Content, lines: list[Line], segmenter: str, xlabel: str, key: str) -> Panel:
-    ticks = {x: f"{round(x, 2):g}" for x in sorted({x for _, points, _ in lines for x, _ in points})}
-    title = content.data.shown(segmenter) if content.data.scores["segmenter"].nunique() > 1 else ""
-    return _dice_curves(content, lines, title, xlabel, key, ticks)
 
 
 def _finetune_lines(data: ReportData) -> dict[tuple[str, bool], dict[str, list[Setting]]]:
@@ -157,10 +153,10 @@ def finetune_table(data: ReportData, summary: Summary) -> Table | None:
     """The numbers behind the curves; None without fine-tuning."""
     rows, lines = [], [line for lines in _finetune_lines(data).values() for line in lines.items()]
     for line, s in ((line, s) for line, settings in lines for s in settings):
-        e = summary.pick(s.id, "dice", mean_name(data), data.scope)
+        e = summary.pick(s.id, "dice", data.mean_name, data.scope)
         cells = [s.way, line, str(s.real_patients), spread(e, 3), between(e.get("low"), e.get("high"))]
         known = {"generator": s.generator, "real_patients": s.real_patients}
-        rows.append((cells, about(data, s) | known | {k: e.get(k) for k in ("value", "sd", "low", "high")}))
+        rows.append((cells, data.about(s) | known | {k: e.get(k) for k in ("value", "sd", "low", "high")}))
     note = "The same real patients with and without training on synthetic slices before."
     header = ["Network", "Trained", "Real patients", "Mean Dice", INTERVAL]
     return Table.of("finetune", "Fine-tuning on few real patients", note, header, rows, 2) if rows else None
@@ -177,8 +173,8 @@ def finetune_panels(content: Content) -> list[Panel]:
             drawn.append(_line_of(data, settings[0].generator, True, points, line))
         title = data.shown(segmenter) + ("" if augmented else ", no augmentation")
         key = f"finetune_{segmenter}" + ("" if augmented else "_noaug")
-        ticks = {float(i): str(k) for i, k in enumerate(counts)}
-        made.append(_dice_curves(content, drawn, title, "real patients", key, ticks, " patients"))
+        ticks = {float(i): f"{k}" for i, k in enumerate(counts)}
+        made.append(_dice_curves(content, drawn, title, "real patients", key, ticks))
     return made
 
 
@@ -192,15 +188,15 @@ def _line_of(
 
 
 def _dice_curves(
-    content: Content, lines: Sequence[Line], title: str, xlabel: str, key: str, ticks: dict[float, str],
-    unit: str = " %",
-) -> Panel:  # fmt: skip
+    content: Content, lines: Sequence[Line], title: str, xlabel: str, key: str, ticks: dict[float, str] | None = None
+) -> Panel:
     """Mean Dice with its interval by patient along each line, dots for single trainings, the real slices dashed.
 
-    `ticks`: place on the axis -> what is written there; in the words for the blind with `unit`.
+    `ticks`: place on the axis -> number of patients that is written there; None: places are per cent.
     """
     data, summary, scored = content.data, content.summary, content.scored
-    name, said, tops = mean_name(data), [], [0.0]
+    name, said, tops, unit = data.mean_name, [], [0.0], " patients" if ticks else " %"
+    ticks = ticks or {x: f"{round(x, 2):g}" for x in sorted({x for _, points, _ in lines for x, _ in points})}
     width = max(ticks) - min(ticks) or 1.0
     with one_plot((4.7, 3.1)) as (figure, axes):
         for i, (label, places, look) in enumerate(lines):

@@ -25,14 +25,9 @@ from understudy.report.tables import (
     SCOPES,
     Summary,
     Table,
-    about,
     class_columns,
-    collapsed_of,
-    identity,
     interval,
     main_entry,
-    marked,
-    mean_name,
     numbers_of,
     resampling,
     score_rows,
@@ -100,7 +95,7 @@ def tables(content: Content) -> Section:
         " truth and prediction has Dice 1 and distance 0; empty in one of them, Dice 0 and the volume's diagonal as"
         " distance. Paper's rule: the former is left out of the means, the latter has no distance."
     )
-    if broken := sum(collapsed_of(data, s)[0] for s in data.settings):
+    if broken := sum(data.collapsed_of(s)[0] for s in data.settings):
         words += f" {count(broken, 'training')} collapsed: the scores are part of every mean, and the means without"
         words += " them are given, too."
     present = summary.frame[summary.frame["scope"] == data.scope].groupby("class_name")["present"].max()
@@ -133,7 +128,7 @@ def dice_table(data: ReportData, settings: list[Setting], summary: Summary, answ
             ratio = [value(other), interval(other)]
         whole = main_entry(keys, entries)
         span = between(whole.get("low"), whole.get("high")).replace("–", "")
-        cells = [*identity(s), *cells, span, number(whole.get("median")), *ratio, f"{missed} of {present}"]
+        cells = [*s.identity, *cells, span, number(whole.get("median")), *ratio, f"{missed} of {present}"]
         for (k, e), part in product(zip(keys, entries, strict=True), ("low", "high", "median")):
             known[f"{k}_{part}"] = e.get(part, np.nan)
         for name, part in (("relative_dice", "value"), ("relative_low", "low"), ("relative_high", "high")):
@@ -157,7 +152,7 @@ def distance_table(data: ReportData, settings: list[Setting], summary: Summary, 
     for s, _, cells, known in scores:
         paper = [summary.pick(s.id, metric, k, data.scope, "paper") for k in keys]
         known |= {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, paper, strict=True)}
-        rows.append(([*identity(s), *cells, spread(main_entry(keys, paper), 1)], known))
+        rows.append(([*s.identity, *cells, spread(main_entry(keys, paper), 1)], known))
     caption, definition = DISTANCES[metric]
     note = f"{definition} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
     header = [*IDENTITY, *names, *extra, "Paper's rule"]
@@ -178,12 +173,12 @@ def misses_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame
             "precision": mine.loc[~mine["predicted_empty"].astype(bool), "precision"].mean(),
         }  # fmt: skip
         cells = [
-            marked(data, s), "All as one" if name == FOREGROUND else name,
+            data.marked(s), "All as one" if name == FOREGROUND else name,
             f"{found['missed']} of {found['present']}",
             f"{found['false_alarms']} of {found['absent']}" if empty.any() else "–",
             percent(found["recall"]), percent(found["precision"]),
         ]  # fmt: skip
-        rows.append((cells, about(data, s) | {"class_name": name} | found))
+        rows.append((cells, data.about(s) | {"class_name": name} | found))
     note = (
         "Missed: the class is there, and not one voxel of it was found, even if it was predicted elsewhere. False"
         " alarm: the class is not there, and was predicted. Both count segmentations over all trainings. Recall and"
@@ -195,10 +190,10 @@ def misses_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame
 
 def conventions_table(data: ReportData, settings: list[Setting], summary: Summary) -> Table:
     """Mean Dice by every combination of scope and rule for empty masks."""
-    name, rows = mean_name(data), []
+    name, rows = data.mean_name, []
     ways = [(scope, str(p)) for scope in SCOPES if scope in set(summary.frame["scope"]) for p in POLICIES]
     for s in settings:
-        baseline, cells, known = data.baseline_of(s), [marked(data, s)], about(data, s)
+        baseline, cells, known = data.baseline_of(s), [data.marked(s)], data.about(s)
         for scope, policy in ways:
             entry = summary.pick(s.id, "dice", name, scope, policy)
             reference = summary.pick(baseline.id, "dice", name, scope, policy)["value"] if baseline else np.nan
@@ -229,7 +224,7 @@ def differences_table(data: ReportData, scored: pd.DataFrame, answer: Answer) ->
     body = []
     for r in frame.to_dict(orient="records"):
         difference, low, high = (number(r[k], sign="+") for k in ("difference", "low", "high"))
-        sides = (marked(data, by_id[str(r[k])]) for k in ("setting", "baseline"))
+        sides = (data.marked(by_id[str(r[k])]) for k in ("setting", "baseline"))
         body.append([*sides, difference, f"{low} to {high}", *(p_value(float(r[k])) for k in ("p", "p_holm"))])
     note = (
         f"Mean Dice minus that of the same network trained on real slices, on the same patients, with its {INTERVAL};"
@@ -248,7 +243,7 @@ def matrix_table(data: ReportData, settings: list[Setting], means: pd.DataFrame,
     named = data.patient_names if key == "subject" else {"": "unknown"}
     table.index = pd.Index([named.get(str(i), str(i)) for i in table.index], name=key)
     body = [[str(row), *(number(float(v)) for v in values)] for row, values in table.iterrows()]
-    labels, frame = [marked(data, s) for s in settings], table.reset_index()
+    labels, frame = [data.marked(s) for s in settings], table.reset_index()
     if key == "subject":
         note = "Mean Dice over the classes (BraTS rule) and over the trainings of a setting."
         return Table("patients", "By patient", note, ["Patient", *labels], body, frame)
@@ -262,7 +257,7 @@ def regions_table(data: ReportData, settings: list[Setting], summary: Summary) -
     """Dice and HD95 of the regions (WT, TC, ET), which overlap and are in no mean."""
     rows = []
     for s in settings:
-        cells, known = identity(s), about(data, s)
+        cells, known = s.identity, data.about(s)
         for metric, digits in (("dice", 3), ("hd95_pooled", 1)):
             entries = [summary.pick(s.id, metric, r, data.scope) for r in data.regions]
             cells += [spread(e, digits) for e in entries]
@@ -295,7 +290,7 @@ def ranks_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame)
             s = by_id[str(r["setting"])]
             body.append([
                 f"{'Synthetic' if s.training == 'synthetic' else 'Real + synthetic'}, {s.way}",
-                "Dice" if metric == "dice" else "Hausdorff, mm", s.shown + marked(data, s)[len(s.label) :],
+                "Dice" if metric == "dice" else "Hausdorff, mm", s.shown + data.marked(s)[len(s.label) :],
                 number(float(r["value"]), digits), f"{r['rank']:g}", f"{r['rank_low']:g} to {r['rank_high']:g}",
                 *(percent(float(r[f"p_rank_{k}"])) for k in range(1, len(group) + 1)),
             ])  # fmt: skip

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.faults import FAULTS
+from understudy.names import FAULTS
 from understudy.report.content import Block, Content, Figure, Heading, Section, missing, shown
 from understudy.report.data import ReportData, Setting, count, number, percent
 from understudy.report.plots import style
 from understudy.report.plots.style import INK, MOST_SETTINGS, SYNTHETIC_COLOUR, Panel
-from understudy.report.tables import Table, about, collapsed_of, recorded, span
+from understudy.report.tables import Table, span
 from understudy.runtime.checkpoints import History
 
 DARKER = ["#D55E00", "#2A7FB8", "#A8960C", "#009E73", "#B0528A"]  # of the class colours, for lines on white
@@ -50,7 +50,6 @@ def described(found: dict[str, Any]) -> str:
 
 
 def _health_line(health: dict[str, Any]) -> str:
-    """The state of a generator at the end of its training."""
     state = described(health["faults"]) if health.get("faults") else "no collapse, no lack of annotations"
     line = (
         f"At the end of the training: {state}. The samples differ from each other"
@@ -68,13 +67,13 @@ def trainings_table(data: ReportData, settings: list[Setting]) -> Table:
              "synthetic_slices": ("sources", "synthetic", "slices"), "samples": ("samples",)}  # fmt: skip
     rows = []
     for s in settings:
-        known = {name: span(recorded(data, s, *keys)) for name, keys in parts.items()}
-        kinds = sorted({str(kind or "unknown") for kind in recorded(data, s, "validated_on", "kind", all_values=True)})
+        known = {name: span(data.recorded(s, *keys)) for name, keys in parts.items()}
+        kinds = sorted({str(kind or "unknown") for kind in data.recorded(s, "validated_on", "kind", all_values=True)})
         validation = ", ".join(CHOSEN_BY.get(kind, kind) for kind in kinds) or "unknown"
-        broken, of = collapsed_of(data, s)
-        chosen = span(recorded(data, s, "best_samples"))
+        broken, of = data.collapsed_of(s)
+        chosen = span(data.recorded(s, "best_samples"))
         cells = [s.label, *known.values(), validation, chosen, f"{broken} of {of}"]
-        rows.append((cells, about(data, s) | known | {"validation": ", ".join(kinds)}))
+        rows.append((cells, data.about(s) | known | {"validation": ", ".join(kinds)}))
     note = (
         "Different slices in the training set, patients that the real ones come from, and slices shown in training."
         " Chosen by: what the validation Dice that picks the weights is measured on; chosen at: after how many slices."
@@ -150,8 +149,9 @@ def _segmenter_curves(data: ReportData) -> list[Panel]:
                     dashes = (0, (2.2, 1.4)) if setting.training == "synthetic" else "-"
                     look = style.Look(look.colour, dashes, look.marker)
                 marker = look.marker if len(x) <= 8 else ""  # few points are marked
-                axes.plot(*style.thinned(x / 1000, y), color=look.colour, linestyle=look.dashes, marker=marker, markersize=4,
-                          label=None if setting.label in ends else setting.label)  # fmt: skip
+                label = None if setting.label in ends else setting.label
+                axes.plot(*style.thinned(x / 1000, y), color=look.colour, linestyle=look.dashes, marker=marker,
+                          markersize=4, label=label)  # fmt: skip
                 ends.setdefault(setting.label, []).append(f"{y[-1]:.3f}")
             if not ends:
                 continue
