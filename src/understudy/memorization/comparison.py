@@ -39,7 +39,7 @@ def sides(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, training_row
     rows as held-out slices; other sets give all their rows. Raises `UnfitSets`.
     """
     if held_out is train and "split" not in train.index:
-        what, fix = "the set has no column `split`", "give slices of patients never trained on (--heldout)"
+        what, fix = "the set has no column `split`", "give slices of other patients (held_out=, --heldout)"
         raise UnfitSets(f"there are no held-out slices: {what}", where=train.path, fix=fix)
     first = part_of("training", train, TRAINING)
     if training_rows is not None:
