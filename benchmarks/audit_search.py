@@ -25,6 +25,7 @@ import torch
 
 from understudy.memorization import exact, views
 from understudy.memorization.search import nearest
+from understudy.roles import Part, part_of
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "T1wGd", "T2w", "FLAIR")
@@ -60,7 +61,8 @@ def normalised(images: np.ndarray) -> torch.Tensor:
 def against_float(rounds: int) -> None:
     """The table of the 64 x 64 x 4 case."""
     queries, training = blobs(1000, 64, 1), blobs(5000, 64, 2)
-    sets = [SliceSet.from_arrays(x, np.zeros_like(x[:, 0]), channels=CHANNELS) for x in (queries, training)]
+    made = [SliceSet.from_arrays(x, np.zeros_like(x[:, 0]), channels=CHANNELS) for x in (queries, training)]
+    sets = [part_of("slices", slices) for slices in made]
     runs: dict[str, Callable[[], object]] = {
         "float32 product and argmax": lambda: (normalised(queries) @ normalised(training).t()).argmax(1)
     }
@@ -88,10 +90,11 @@ def on_slices(path: Path, queries: int, memory: int, float_kernel: bool) -> None
     size = f"{slices.resolution} px, {len(slices.channels)} channels"
     print(f"{len(rest)} x {len(training)} slices of {size}, {kernel} kernel\n")
     print("| views | s | 100,000 x 91,271 at 256 x 256 x 4, h |\n| --- | --- | --- |")
-    nearest(slices, slices, query_rows=rest[:2], training_rows=training)  # fills the cache of small sets
+    among = Part("training", slices, training)
+    nearest(Part("queries", slices, rest[:2]), among)  # fills the cache of small sets
     for name, names in VIEWS.items():
         start = time.perf_counter()
-        nearest(slices, slices, query_rows=rest, training_rows=training, views=names, memory_bytes=memory)
+        nearest(Part("queries", slices, rest), among, views=names, memory_bytes=memory)
         seconds = time.perf_counter() - start
         hours = seconds / (len(rest) * len(training) * pixels) * np.prod(np.array(PAPER, float)) / 3600
         print(f"| {name} | {seconds:.2f} | {hours:.1f} |", flush=True)
@@ -110,7 +113,7 @@ def memory_peak() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         rows = np.arange(0, count, 4)
         start_time = time.perf_counter()
-        nearest(slices, slices, query_rows=rows, skip_itself=True, memory_bytes=allowed)
+        nearest(Part("queries", slices, rows), part_of("all", slices), skip_itself=True, memory_bytes=allowed)
         seconds = time.perf_counter() - start_time
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = count * 128 * 128 * 5 / 2**20

@@ -15,14 +15,20 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.memorization import exact, search, views
 from understudy.memorization.config import TRANSFORMS
-from understudy.memorization.search import nearest
 from understudy.memorization.views import View, transform
+from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "NCR", 2: "ED"})
 Pixels = NDArray[np.uint8]
 FLIPS, ALL = TRANSFORMS["flips"], TRANSFORMS["dihedral"]
 VIEWS = ("stacked", "centred", "channel:T1w", "channel:FLAIR", "annotation")
+
+
+def nearest(a: SliceSet, b: SliceSet, query_rows=None, training_rows=None, **options) -> pd.DataFrame:
+    """Of all rows, or some."""
+    rows = [np.arange(len(s)) if r is None else r for s, r in ((a, query_rows), (b, training_rows))]
+    return search.nearest(Part("queries", a, rows[0]), Part("training", b, rows[1]), **options)
 
 
 def write(path: Path, images: Pixels, labels: Pixels, channels=("T1w", "FLAIR"), classes=CLASSES) -> SliceSet:
@@ -266,8 +272,6 @@ def test_refuses_what_does_not_fit(pair, tmp_path) -> None:
         with pytest.raises(UnderstudyError, match=f"different {word}"):
             nearest(other, b)
     for arguments, message in (
-        ({"query_rows": []}, "no slices"),
-        ({"training_rows": [60]}, "rows 60..60 of a set of 60"),
         ({"views": ("T2w",)}, "unknown view 'T2w'"),
         ({"memory_bytes": 1000}, "do not hold the smallest tile"),
     ):

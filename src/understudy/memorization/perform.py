@@ -113,10 +113,10 @@ def audit(
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
         shown = name not in ("planted", "faint")
-        return nearest(
-            part.slices, train, query_rows=part.rows, training_rows=among.rows, **config.search(shown),
-            work_dir=work_dir / name if work_dir else None, device=device, progress=progress and shown,
-        )  # fmt: skip  # a folder each, since a search clears the parts of another one from its folder
+        # a folder each, since a search clears the parts of another one from its folder
+        folder = work_dir / name if work_dir else None
+        options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
+        return nearest(part, among, **config.search(shown), **options)
 
     def search_planted(copies: SliceSet) -> pd.DataFrame:
         return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
@@ -217,10 +217,8 @@ def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
     if count < 2:
         return None
     rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
-    near = nearest(
-        synthetic.slices, synthetic.slices, query_rows=rows, training_rows=rows, skip_itself=True,
-        **config.search(more=False), device=device,
-    )  # fmt: skip
+    some = Part(synthetic.name, synthetic.slices, rows)
+    near = nearest(some, some, skip_itself=True, **config.search(more=False), device=device)
     first = TESTED.index("stacked")
     flagged = p_values(scores_of(near, ["stacked"]), null.view(first)).flagged(config.quantile)
     expected = round(1 - config.quantile, 12)

@@ -38,9 +38,6 @@ class Screened:
     flagged: int  # taken out because they are flagged
     alike: int  # taken out because they are near-duplicates of a flagged one
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def screen(
     synthetic: SliceSet, audit_dir: str | Path, out: str | Path, device: str = "cpu", progress: bool = False
@@ -72,7 +69,7 @@ def screen(
     for rows, images, labels in synthetic.blocks(kept[writer.done :]):
         writer.append(images, labels, synthetic.index.iloc[rows].assign(row_before=rows))
     attrs = {k: v for k, v in synthetic.attrs.items() if k != "software_version"}
-    return writer.close(**attrs, screened={**done.as_dict(), "content_hash_before": synthetic.content_hash}), done
+    return writer.close(**attrs, screened={**asdict(done), "content_hash_before": synthetic.content_hash}), done
 
 
 def rows_left(synthetic: SliceSet, flagged: Ints, alike: Ints) -> Ints:
@@ -96,8 +93,8 @@ def near_duplicates(synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any],
     if not len(flagged) or not len(others) or limit is None:
         return np.zeros(0, np.int64)
     options = _search_again(AuditConfig.model_validate(numbers["config"])) | {"views": ("stacked",)}
-    rows: dict[str, Any] = {"query_rows": others, "training_rows": flagged}
-    found = nearest(synthetic, synthetic, **rows, **options, device=device, progress=progress)
+    asked, known = (Part("synthetic", synthetic, rows) for rows in (others, flagged))
+    found = nearest(asked, known, **options, device=device, progress=progress)
     return np.asarray(others[found["stacked.score"].fillna(-1).to_numpy() > limit], np.int64)
 
 
@@ -180,8 +177,7 @@ def recheck(
     config = AuditConfig.model_validate(numbers["config"])
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        rows: dict[str, Any] = {"query_rows": part.rows, "training_rows": among.rows}
-        found = nearest(part.slices, train, **rows, **_search_again(config), device=device, progress=progress)
+        found = nearest(part, among, **_search_again(config), device=device, progress=progress)
         release_memory()
         return found
 

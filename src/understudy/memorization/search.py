@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_json, write_text
 from understudy.memorization.exact import MAX_PIXELS, Annotations, Best, Correlations, Ints, Side, signed
 from understudy.memorization.views import ANNOTATION, SHOWN, TESTED, Pixels, View, inverse, named_views, transform
+from understudy.roles import Part
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.progress import Meter, track
@@ -37,16 +38,15 @@ WINNER = np.dtype([("key", np.float64), ("value", np.int64), ("size", np.int64),
 
 
 def nearest(
-    queries: SliceSet, training: SliceSet, *, query_rows: ArrayLike | None = None,
-    training_rows: ArrayLike | None = None, skip_itself: bool = False, views: Sequence[str] = TESTED + SHOWN,
+    queries: Part, training: Part, *, skip_itself: bool = False, views: Sequence[str] = TESTED + SHOWN,
     transforms: Sequence[int] = (0,), memory_bytes: int = 2 << 30, tile: tuple[int, int] | None = None,
-    work_dir: Path | None = None, device: str | torch.device = "cpu", progress: bool = False,
+    work_dir: Path | None = None, device: str = "cpu", progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """The most similar training slice of every query.
 
     Args:
-        queries, training: sets of the same resolution, channels and (for the annotation) classes, matched by name.
-        training_rows: None means all. The mean image is the mean of these rows.
+        queries, training: rows of sets of the same resolution, channels and (for the annotation) classes, matched by
+            name. The mean image is the mean of the training rows.
         skip_itself: a query is not compared with the training slice of the same row, to search a set within itself.
         transforms: of the query, tried beside each other, see `views.transform`.
         memory_bytes: for pixels and products, beside the 0.5 GB of a process with torch.
@@ -59,9 +59,9 @@ def nearest(
         else -1) and `V.transform` (of the query, else 0). Ties, and correlations that differ by less than the rounding
         of float64, go to the lowest training row, then transform. `attrs["compared"]`: pairs compared by this call.
     """
-    named = named_views(views, training.channels)
+    named = named_views(views, training.slices.channels)
     transforms = tuple(sorted(set(transforms)))
-    pair = _Pair(queries, training, query_rows, training_rows, skip_itself, ANNOTATION in named, memory_bytes)
+    pair = _Pair(queries, training, skip_itself, ANNOTATION in named, memory_bytes)
     tiles = tile or _tiles(pair, memory_bytes, ANNOTATION in named)
     groups: dict[Callable[[Pixels], Pixels] | None, dict[str, View]] = {}
     for name, view in named.items():  # views of the same pixels share their products
@@ -82,10 +82,8 @@ def nearest(
 class _Pair:
     """Queries and training slices, matched by the names of channels and classes."""
 
-    def __init__(
-        self, queries: SliceSet, training: SliceSet, query_rows: ArrayLike | None, training_rows: ArrayLike | None,
-        skip_itself: bool, annotation: bool, memory_bytes: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, asked: Part, known: Part, skip_itself: bool, annotation: bool, memory_bytes: int) -> None:
+        queries, training, self.skip_itself = asked.slices, known.slices, skip_itself
         kinds = {
             "channels": (queries.channels, training.channels),
             "sizes": ((f"{queries.resolution} pixels",), (f"{training.resolution} pixels",)),
@@ -99,9 +97,7 @@ class _Pair:
         if len(training.channels) * training.resolution**2 > MAX_PIXELS:
             what = f"a slice may have at most {MAX_PIXELS:,} pixels in all channels"
             raise UnderstudyError(what, where=training.path, fix="prepare at a lower resolution")
-        self.query_rows = _rows(queries, query_rows)
-        self.training_rows: Ints = np.unique(_rows(training, training_rows))
-        self.skip_itself = skip_itself
+        self.query_rows, self.training_rows = asked.rows, np.unique(known.rows)
         names = list(training.class_names)
         self.channel_order = [queries.channels.index(c) for c in training.channels]
         # training label of every label of the queries
@@ -117,16 +113,6 @@ class _Pair:
         rows = self.query_rows.tolist(), self.training_rows.tolist()
         # what the result depends on, beside views and transforms
         self.identity = [self.queries.content_hash, self.training.content_hash, *rows, skip_itself]
-
-
-def _rows(slices: SliceSet, wanted: ArrayLike | None) -> Ints:
-    rows = np.arange(len(slices)) if wanted is None else np.asarray(wanted, np.int64)
-    if not len(rows):
-        raise UnderstudyError("no slices to compare", where=slices.path, fix="check the rows that were chosen")
-    if rows.min() < 0 or rows.max() >= len(slices):
-        what = f"rows {rows.min()}..{rows.max()} of a set of {len(slices)} slices"
-        raise UnderstudyError(what, where=slices.path, fix="choose rows of this set")
-    return rows
 
 
 def _tiles(pair: _Pair, memory_bytes: int, annotation: bool) -> tuple[int, int]:

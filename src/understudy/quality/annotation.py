@@ -329,7 +329,8 @@ def _measured(both: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Float
         out: _Measured = {}
         for position, name in _named(classes):
             for measure in ("share", "stray", "mean_holes"):
-                x, y = ratio(*both.sums[measure][:, :, position], np.stack([a, b]))
+                above, below = both.sums[measure][:, :, position]
+                x, y = ratio(above, below, np.stack([a, b]))
                 out[f"{measure.removeprefix('mean_')}_difference", name] = float(abs(x - y))
             for measure in SPREADS:
                 out[f"{measure}_wasserstein", name], largest = columns[measure, position].gap(a, b)

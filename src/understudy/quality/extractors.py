@@ -249,6 +249,5 @@ def make_extractor(
         raise UnderstudyError(what, fix=f"give it (--weights FILE); {file}")
     read = read_weights(weights, name, sha256)
     network, rule = make(read, resize)
-    return (ClassifyingExtractor if hasattr(network, "fc") else NetworkExtractor)(
-        name, network, rule, read.sha256, device
-    )
+    kind = ClassifyingExtractor if hasattr(network, "fc") else NetworkExtractor
+    return kind(name, network, rule, read.sha256, device)
