@@ -3,8 +3,6 @@
 A sampler takes a selection of the steps of a `GaussianProcess`, the last first, one evaluation of the network a step.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator

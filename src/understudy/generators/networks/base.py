@@ -1,8 +1,6 @@
 """What the networks have in common: the size of the joint image, weights by a seed, samples that do not depend on each
 other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Self, TypeVar

@@ -5,8 +5,6 @@ layer at the same relative speed. Activations may be bfloat16: weights are kept 
 the activations.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ resolution, 1 half of it, and 0.4 means that the layers of the full resolution h
 resolution, enlarged, has 0.4. Everything runs at the active resolution R >> floor(level).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 The discriminator and what grows are in `progressive`. The official weights load, see `official`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal

@@ -4,8 +4,6 @@ The official weights load, see `official`. Two things are done differently, at e
 activations instead of the weights, and the activations may be bfloat16 and channels-last.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

@@ -9,8 +9,6 @@ modulation scales the activations; weights and styles are not normalised before 
 demodulation (it serves the range of float16 only); and a training pass scales by the magnitudes measured before it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

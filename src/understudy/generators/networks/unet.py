@@ -5,11 +5,9 @@ see `official`. What is done differently, at equal results: the scale and shift 
 of the group norm, attention is one fused call, and nothing is computed twice to save memory.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +50,7 @@ class DiffusionConfig(NetworkConfig):
     rescale_vlb: bool = Field(True, description="weigh the variational bound by T / 1000")
 
     @model_validator(mode="after")
-    def _has_steps(self) -> DiffusionConfig:
+    def _has_steps(self) -> Self:
         if self.noise_schedule == "linear" and self.steps <= 20:
             raise ValueError(f"the linear schedule needs more than 20 steps, not {self.steps}")
         return self

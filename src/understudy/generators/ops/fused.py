@@ -8,8 +8,6 @@ the leaky ReLU is folded into what comes before it: the leaky ReLU is positively
 `plain_*` is the reference of each function: the tests compare them, and it runs where the nodes are not tested.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

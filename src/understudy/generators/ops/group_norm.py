@@ -1,7 +1,5 @@
 """Group norm, scale and shift for each sample, and SiLU in one: what stands before every convolution of the U-Net."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

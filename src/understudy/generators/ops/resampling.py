@@ -4,8 +4,6 @@ The filters of activations are linear, and the gradient of each is another one o
 order of derivatives, and fast (torch's own second derivative of depthwise convolutions loops over the channels).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import cache, partial

@@ -6,11 +6,9 @@ deviation together (sample n belongs to group n mod (N / group)), so the step is
 up to the order in which floats are added.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +63,7 @@ class Attempt:
                     move += (buffer - before) * weight
                     buffer.copy_(before)
 
-    def __enter__(self) -> Attempt:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:

@@ -5,11 +5,9 @@ how much it overfits. All channels, the annotation included, move together. Colo
 break the relation between the sequences' intensities, which the generator has to learn.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +39,7 @@ class AugmentConfig(BaseModel):
     shift: float = Field(0.125, ge=0, description="fractional translation, standard deviation, part of the edge")
     cutout: float = Field(0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge")
 
-    def resolved(self, slices: int) -> AugmentConfig:
+    def resolved(self, slices: int) -> Self:
         """With "auto" decided for so many real slices."""
         mode = self.mode if self.mode != "auto" else "adaptive" if slices < FEW else "off"
         return self.model_copy(update={"mode": mode})

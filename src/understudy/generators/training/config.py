@@ -1,10 +1,9 @@
 """How each of the five generators is trained. The defaults are those of Table 7 of Akbar et al. 2024; where it is
 silent, those of the official code. Progress is counted in real images, as the batch of a growing model changes."""
 
-from __future__ import annotations
-
 import math
-from typing import Any, ClassVar, Literal
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,8 +38,12 @@ class TrainingConfig(BaseModel):
     seed: int = Field(0, ge=0, description="of weights, data order and everything drawn")
 
 
-class GanTraining(TrainingConfig):
-    """What the trainings of the GANs have in common, and what `gan_step` asks of each of them."""
+class GanTraining(TrainingConfig, ABC):
+    """What the trainings of the GANs have in common, and what `gan_step` asks of each of them.
+
+    One with the loss wgan-gp has fields `gp_weight` and `drift`; one whose `r1_due` may be true has `r1_interval`; one
+    whose `path_length_due` may be true has `pl_weight`, `pl_interval`, `pl_decay` and `pl_shrink`.
+    """
 
     loss: ClassVar[Literal["logistic", "wgan-gp"]] = "logistic"
     discriminator_first: ClassVar[bool] = False  # which network learns first in a step
@@ -51,9 +54,9 @@ class GanTraining(TrainingConfig):
     annotation_noise: float = Field(0.0, ge=0, description="noise on the annotations that D sees, s.d. in [-1, 1]")
     augment: AugmentConfig = Field(AugmentConfig(), description="discriminator augmentation")
 
+    @abstractmethod
     def ema_decay(self, batch: int, images: int) -> float:
         """Weight of the EMA so far, in a step of `batch` images after which `images` were shown."""
-        raise NotImplementedError
 
     def schedule(self) -> LevelSchedule | None:
         """How the resolution grows; None: it does not."""
@@ -139,7 +142,7 @@ class StyleGan2Training(LazyTraining):
     pl_shrink: int = Field(2, ge=1, description="the path length is computed on batch / pl_shrink images")
 
     @model_validator(mode="after")
-    def _path_length_batch(self) -> StyleGan2Training:
+    def _path_length_batch(self) -> Self:
         if self.batch % self.pl_shrink:
             raise ValueError(f"batch {self.batch} is not a multiple of pl_shrink {self.pl_shrink}")
         return self
@@ -184,7 +187,7 @@ class GrowingTraining(GanTraining):
     fade_kimg: float = Field(600, ge=0, description="thousand images in which a resolution fades in")
 
     @model_validator(mode="after")
-    def _possible_schedule(self) -> GrowingTraining:
+    def _possible_schedule(self) -> Self:
         self.schedule()
         return self
 

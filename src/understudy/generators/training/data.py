@@ -1,7 +1,5 @@
 """The real images of every step."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -6,8 +6,6 @@
 All processes draw the same random numbers for the whole batch, each computes its rows, and gradients are averaged.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """`train`: from a slice set to the folder of a generator, resumable and watched; and the loop of its steps."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

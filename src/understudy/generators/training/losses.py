@@ -1,7 +1,5 @@
 """Losses of adversarial training as functions of scores, and the penalties on gradients."""
 
-from __future__ import annotations
-
 import math
 
 import torch

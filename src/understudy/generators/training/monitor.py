@@ -3,8 +3,6 @@
 tensorboard --logdir understudy-mystudy/jobs
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import resource

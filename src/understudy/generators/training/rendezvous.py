@@ -5,8 +5,6 @@ everything: seconds, on a busy machine half a minute, in which anything may take
 the environment, where a later training in the same process finds it. (A module of its own, as the import takes long.)
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

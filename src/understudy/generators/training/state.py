@@ -1,7 +1,5 @@
 """The state of a training: networks, EMA, optimisers and counters; and how an update is made of a loss."""
 
-from __future__ import annotations
-
 import copy
 import ctypes
 import math
