@@ -88,7 +88,7 @@ def test_the_schedule_is_the_papers() -> None:
 def test_an_interrupted_run_ends_in_the_same_weights(
     real: SliceSet, synthetic: SliceSet, volumes: VolumeSet, tmp_path: Path, kind: str, precision: str
 ) -> None:
-    given = {"samples": 100, "batch": 4, "precision": precision, "validations": 4}
+    given = {"samples": 60 if kind == "swin" else 100, "batch": 4, "precision": precision, "validations": 4}
     given |= {"checkpoint_seconds": 1e-6}  # a checkpoint at every step
     if kind == "swin":  # with its dropout and skipped blocks
         model, config = TINY_SWIN, paper_training("swin", warmup_samples=20, **given)
@@ -103,7 +103,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(
 
     def broken(self: module.Training, *arguments: object) -> torch.Tensor:
         calls.append(self.step)
-        if len(calls) in (7, 20):
+        if len(calls) in (7, 12):
             raise KeyboardInterrupt  # like a kill: nothing is saved on the way out
         return real_step(self, *arguments)  # type: ignore[arg-type]
 

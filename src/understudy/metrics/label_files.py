@@ -96,9 +96,6 @@ def score_labels(
     return LabelScores(table[columns], EmptyPolicy(policy), target.is_dir(), edges_of, noted)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pairs (prediction, target) of two files, or of two folders by the files' names without suffix; and notes.
 
@@ -230,9 +227,6 @@ def _read_numpy(path: Path) -> NDArray[np.generic]:
         raise unreadable_array(path, error) from error
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
 class _Scored(NamedTuple):
     name: str
     spacing: tuple[float, ...]
@@ -304,9 +298,6 @@ def _unshared(target: set[int], pred: set[int]) -> str:
     only = [f"label{'s' * (len(side) > 1)} {', '.join(map(str, sorted(side)))}" for side in (target, pred)]
     fix = f"if they mean the same, set prediction[prediction == {min(pred)}] = {min(target)} first"
     return f"only in the ground truth: {only[0]}; only in the prediction: {only[1]}; their overlap is 0; {fix}"
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def as_result(scores: LabelScores) -> dict[str, Any]:

@@ -104,8 +104,6 @@ def counts(table: NDArray[np.int64], members: Iterable[int]) -> Counts:
     return Counts(int(rows[:, inside].sum()), int(columns[:, inside].sum()), int(rows[:, ~inside].sum()))
 
 
-# --- regions: unions of classes that are scored beside them -----------------------------------------------------------
-
 _CORE = re.compile(r"(NCR|NETC?)([^A-Z].*)?|NECRO.*")  # NCR, NCR/NET, NCR_NET, NET, NETC, necrosis
 _EDEMA = re.compile(r"ED|(PERITUMOU?RAL )?(O?EDEMA)|SNFH")
 _ENHANCING = re.compile(r"ET|AT|ENHANCING( TUMOU?R)?")
@@ -142,8 +140,6 @@ def resolve_regions(regions: Mapping[str, Sequence[str]] | str, class_names: Seq
             raise UnderstudyError(what, fix=f"name some of the classes {', '.join(class_names)}, each once")
     return {name: list(members) for name, members in regions.items()}
 
-
-# --- empty masks ------------------------------------------------------------------------------------------------------
 
 # Libraries disagree on empty masks, and a rule that drops undefined cases rewards a model for finding nothing. So raw
 # rows stay undecided, and a table names its policy.

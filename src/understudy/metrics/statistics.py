@@ -116,16 +116,16 @@ def summarise(
                 models, patients = bootstrap.per_repeat(data), bootstrap.per_patient(data)
                 patients = patients[~np.isnan(patients)]
                 stable = models[healthy & ~np.isnan(models)]  # of the runs that did not collapse
-                row = {"setting": setting, "scope": scope, "class_name": name, "metric": metric}
-                row |= {"value": mean.value, "sd": _sd(models), "low": mean.low, "high": mean.high}
-                row |= {"median": float(np.median(patients)) if len(patients) else float("nan")}
-                row |= {"n_patients": mean.n_patients, "n_repeats": mean.n_repeats}
-                row |= {"n_collapsed": int((~healthy).sum())}
-                row |= {"value_without_collapsed": float(stable.mean()) if len(stable) else float("nan")}
-                row |= {"sd_without_collapsed": _sd(stable), "present": int((~mine["truth_empty"].astype(bool)).sum())}
-                row |= {"missed": int(mine["missed"].sum()), "false_alarms": int(mine["false_alarm"].sum())}
-                row |= {"undefined": int(np.isnan(data).sum()), "region": name in regions}
-                table.append(row)
+                table.append({
+                    "setting": setting, "scope": scope, "class_name": name, "metric": metric,
+                    "value": mean.value, "sd": _sd(models), "low": mean.low, "high": mean.high,
+                    "median": float(np.median(patients)) if len(patients) else float("nan"),
+                    "n_patients": mean.n_patients, "n_repeats": mean.n_repeats, "n_collapsed": int((~healthy).sum()),
+                    "value_without_collapsed": float(stable.mean()) if len(stable) else float("nan"),
+                    "sd_without_collapsed": _sd(stable), "present": int((~mine["truth_empty"].astype(bool)).sum()),
+                    "missed": int(mine["missed"].sum()), "false_alarms": int(mine["false_alarm"].sum()),
+                    "undefined": int(np.isnan(data).sum()), "region": name in regions,
+                })  # fmt: skip
     return pd.DataFrame(table)
 
 
@@ -191,11 +191,11 @@ def compare(rows: pd.DataFrame, baseline: str, settings: Iterable[str] | None = 
     found = [paired_difference(rows, s, baseline, **options) for s in chosen]
     adjusted = bootstrap.holm([d.p for d in found]).tolist()
     about = {"metric": options.get("metric", "dice"), "scope": options.get("scope", "whole")}
-    table = []
-    for s, d, p in zip(chosen, found, adjusted, strict=True):
-        row = {"setting": s, "baseline": baseline, **about, "difference": d.value, "low": d.low, "high": d.high}
-        row |= {"p": d.p, "p_holm": p, "test": d.test, "n_patients": d.n_patients, "n_repeats": d.n_repeats}
-        table.append(row)
+    table = [
+        {"setting": s, "baseline": baseline, **about, "difference": d.value, "low": d.low, "high": d.high, "p": d.p,
+         "p_holm": p, "test": d.test, "n_patients": d.n_patients, "n_repeats": d.n_repeats}
+        for s, d, p in zip(chosen, found, adjusted, strict=True)
+    ]  # fmt: skip
     return pd.DataFrame(table)
 
 

@@ -128,9 +128,6 @@ def surface_distances(pred: Mask, target: Mask, spacing: Spacing) -> SurfaceDist
     )
 
 
-# --- border voxels and their distances --------------------------------------------------------------------------------
-
-
 def border(mask: Mask) -> Mask:
     """Voxels of the mask [Z, Y, X] with at least one of the six face neighbours outside the mask or the array."""
     inside = mask.copy()
@@ -191,8 +188,6 @@ def _shells(spacing: Spacing) -> list[tuple[float, NDArray[np.intp]]]:
     cuts = np.flatnonzero(np.diff(length[order]) > 1e-9 * radius) + 1  # equal lengths up to rounding
     return [(float(length[group[0]]), offsets[group]) for group in np.split(order, cuts)]
 
-
-# --- surface elements -------------------------------------------------------------------------------------------------
 
 # surface-distance looks at every corner at which eight voxels meet. Where some of the eight are inside the mask and
 # some outside, there lies a surface element ("surfel"), whose area is that of the marching-cubes surface (Lorensen &

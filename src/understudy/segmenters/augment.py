@@ -25,8 +25,6 @@ from torch.nn import functional as F
 
 _STREAM = 0xA06  # keeps these draws apart from other uses of the same seed, and seeds the pool of noise
 _UNIFORMS = 16  # a fixed number a sample: switching one transform off does not change the others' draws
-BLUR_RADIUS = 3  # pixels: three standard deviations of the widest blur
-_POOL = 1 << 22  # normal numbers that noise is taken from, 16 MB; more for slices of more than a quarter of it
 
 Input = Literal["z_score", "raw"]
 
@@ -309,12 +307,12 @@ def add_noise(x: Tensor, sd: float, seed: int, work: Tensor) -> None:
 def _noise_pool(size: int, device: torch.device) -> Tensor:
     """Independent standard normal numbers, float32, at least four times `size`; the same on every device."""
     generator = torch.Generator().manual_seed(_STREAM)
-    return torch.randn(max(_POOL, 4 * size), generator=generator).to(device)
+    return torch.randn(max(1 << 22, 4 * size), generator=generator).to(device)  # usually 16 MB
 
 
 def blur(x: Tensor, sd: float) -> None:
     """Gaussian blur of [C, H, W], `sd` in pixels, edges continued outwards."""
-    r = BLUR_RADIUS
+    r = 3  # pixels: three standard deviations of the widest blur
     weights = np.exp(-0.5 * (np.arange(r + 1) / sd) ** 2)
     weights /= 2 * weights.sum() - weights[0]
     for axis in (-1, -2):  # shifted sums: three times faster than conv2d

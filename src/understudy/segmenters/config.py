@@ -14,8 +14,6 @@ from understudy.segmenters.augment import AugmentConfig
 from understudy.segmenters.swin import Swin, SwinConfig, build_swin
 from understudy.segmenters.unet import UNet, UNetConfig, build_unet
 
-# --- the network ---
-
 ModelConfig = Annotated[UNetConfig | SwinConfig, Discriminator("kind")]
 Network = UNet | Swin
 KINDS: dict[str, type[UNetConfig] | type[SwinConfig]] = {"unet": UNetConfig, "swin": SwinConfig}
@@ -41,9 +39,6 @@ def build_model(
     if isinstance(config, SwinConfig):
         return build_swin(config, channels, classes, resolution, seed)
     return build_unet(config, channels, classes, resolution, seed)
-
-
-# --- the training set ---
 
 
 class MixtureConfig(BaseModel):
@@ -77,12 +72,10 @@ class MixtureConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: Serialize) -> dict[str, Any]:
-        # left out where they are unused: identities and job ids do not depend on them
-        unused = {"total": self.total, "choose": self.total, "patient_count": self.patient_count}
-        return {name: value for name, value in handler(self).items() if unused.get(name, name) is not None}
+        # fields that came later are left out where they have no effect: identities and job ids do not depend on them
+        unused = [*([] if self.total else ["total", "choose"]), *([] if self.patient_count else ["patient_count"])]
+        return {name: value for name, value in handler(self).items() if name not in unused}
 
-
-# --- the training ---
 
 PAPER: dict[str, dict[str, Any]] = {
     "unet": {},  # the defaults of SegmenterTrainingConfig

@@ -61,9 +61,6 @@ def segmentation_loss(
     return total
 
 
-# --- batches that do not fit into memory ---
-
-
 def backward(
     network: nn.Module, forward: Forward, loss: Callable[[Sequence[Tensor]], Tensor], x: Tensor, parts: int
 ) -> Tensor:

@@ -190,9 +190,6 @@ class Mixture:
         return images, labels
 
 
-# --- which rows of the real and of the synthetic set are trained on ---
-
-
 def _chosen_rows(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> tuple[Rows, Rows]:
     ordered = np.empty(0, np.int64) if real is None else _real_rows(real, config)
     there = 0 if synthetic is None else len(synthetic)
