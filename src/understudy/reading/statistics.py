@@ -87,7 +87,7 @@ def cohen_kappa(first: Sequence[object], second: Sequence[object]) -> float:
     a, b = np.asarray(first), np.asarray(second)
     if not len(a):
         return math.nan
-    chance = sum(float((a == word).mean() * (b == word).mean()) for word in {*first, *second})
+    chance = sum(float((a == word).mean() * (b == word).mean()) for word in dict.fromkeys([*first, *second]))
     return math.nan if chance == 1 else (float((a == b).mean()) - chance) / (1 - chance)
 
 
