@@ -226,7 +226,7 @@ def test_what_cannot_be_sliced_is_said(tmp_path, patient, write_patient):
         run(tmp_path / "cohort", tmp_path / "out", rule_channel="T1")
     with pytest.raises(UnderstudyError, match="patient A"):
         run(tmp_path / "cohort", tmp_path / "out", {"B": "train"})
-    with pytest.raises(UnderstudyError, match="padded"):
+    with pytest.raises(UnderstudyError, match="64"):
         run(tmp_path / "cohort", tmp_path / "out", resolution=64)
     write_patient(tmp_path / "cohort", "B", leave_out=("FLAIR",))
     with pytest.raises(UnderstudyError, match="patient B: no FLAIR"):

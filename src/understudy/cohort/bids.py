@@ -67,9 +67,6 @@ def find_bids(config: CohortConfig, files: Sequence[str]) -> Found:
 
     Sequences are named by their suffix (T1w, FLAIR, ...), T1w after contrast agent T1wGd; those that fewer than half
     of the scans have are left out. Classes come from the config, the mask's `label-`, or a `dseg.tsv`, else 1: lesion.
-
-    Raises:
-        UnderstudyError: no image in a folder `anat`, no mask, masks of several labels.
     """
     root, wanted = config.path, {name: _chosen_by_user(text) for name, text in config.channels.items()}
     images = bids_images(files)

@@ -136,11 +136,7 @@ def first_headers(cohort: Cohort, slicing: SliceConfig) -> list[VolumeHeader]:
 
 
 def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool = False) -> Cohort:
-    """The cohort without the patients that have errors.
-
-    Raises:
-        UnderstudyError: there are errors and they may not be skipped, or no patient is left.
-    """
+    """The cohort without the patients that have errors; raises if they may not be skipped or nobody is left."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         return cohort

@@ -52,11 +52,7 @@ class Guess:
 
 
 def guess(folder: Path) -> Guess:
-    """The description of a folder of patients, as far as its names tell.
-
-    Raises:
-        UnderstudyError: nothing is recognised, or a known layout that cannot be used.
-    """
+    """The description of a folder of patients, as far as its names tell; refuses one of which they tell nothing."""
     files, _ = nifti_files(folder)
     if layout := recognised(folder, files):
         config = CohortConfig.model_validate({"path": folder, "layout": layout})

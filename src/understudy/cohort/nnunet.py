@@ -19,11 +19,7 @@ def is_nnunet(root: Path) -> bool:
 
 
 def find_nnunet(config: CohortConfig, files: Sequence[str]) -> Found:
-    """The cases of the training part, with the names that `dataset.json` (or `config.classes`) gives.
-
-    Raises:
-        UnderstudyError: no such data set, no NIfTI, labels that overlap or are to be ignored, channels in one file.
-    """
+    """The cases of the training part, with the names that `dataset.json` (or `config.classes`) gives."""
     path = config.path / "dataset.json"
     content = _json(path)
     if not content:

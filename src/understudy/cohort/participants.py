@@ -59,11 +59,7 @@ def perhaps_one_person(persons: Sequence[str]) -> list[tuple[str, str]]:
 def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
     """The site of each scan that the table names, and what is doubtful about the table.
 
-    Args:
-        names: scan's id -> the person's name in the cohort, which is the id itself for those scanned once.
-
-    Raises:
-        UnderstudyError: a table or column that was named is not there, an unreadable table, a patient at two sites.
+    `names` is the person of each scan, which is the scan's own id for those scanned once.
     """
     if config.participants is None:
         return {}, []

@@ -54,8 +54,7 @@ class PatientReader:
     def image(self, channel: str, digest: Digest | None = None) -> NDArray[Any]:
         """The voxels of a channel [Z, H, W], in the type they are stored in; `digest` gets the file's bytes.
 
-        Raises:
-            UnderstudyError: missing or damaged file, voxels that cannot be used; the same is in `problems`.
+        What cannot be used is raised, and is among the `problems`.
         """
         slices = self._slices(channel, digest)
         if found := _judge_image(channel, slices):

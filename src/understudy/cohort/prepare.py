@@ -94,9 +94,8 @@ def slice_patient(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], pd.DataFrame, str]:
     """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test".
 
-    Returns:
-        The kept slices uint8 [n, C, R, R], their class indices uint8 [n, R, R], their rows of the index (z counts from
-        0 at the inferior end), and SHA-256 over the bytes of the patient's files.
+    Returns the kept slices uint8 [n, C, R, R], their class indices uint8 [n, R, R], their rows of the index (z counts
+    from 0 at the inferior end), and SHA-256 over the bytes of the patient's files.
     """
     part, digest = split[patient.id], hashlib.sha256()
     reader = PatientReader(patient, cohort, config.plane)
@@ -141,9 +140,6 @@ def slice_new_patient(
         files: channel -> NIfTI volume.
         frame: pixel size and field of view of the training; None (older trainings): the patient's own.
         trust_array_order: take the files as aligned voxel by voxel even where their headers disagree.
-
-    Raises:
-        UnderstudyError: a file that cannot be used, channels on different grids, no channel for the slice rule.
     """
     folder = next(iter(files.values())).parent
     cohort = Cohort((), tuple(files), (), "pattern", folder, trust_array_order)

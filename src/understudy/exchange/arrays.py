@@ -96,14 +96,6 @@ class _Form(NamedTuple):
     axis: int | None  # of the channels in a slice, 0 or 2; None: a slice [H, W] of one channel
     depth: int  # size of that axis, channels and annotation together
 
-    def is_volume(self, shape: tuple[int, ...]) -> bool:
-        """Whether the last axis may as well count the slices, [H, W, Z] or [H, W, Z, C] of one patient."""
-        if not self.stack or self.axis == 0:
-            return False
-        first, height, width = shape[:3]
-        strips = max(height, width) > _STRIPS * min(height, width)
-        return strips or (width < _SHORT * min(first, height) and max(first, height) < 1.5 * min(first, height))
-
     @property
     def words(self) -> str:
         """For messages: "[N, H, W, C] of 4 channels"."""
@@ -115,9 +107,8 @@ class _Form(NamedTuple):
 def _forms(shape: tuple[int, ...], depths: Collection[int] | None) -> list[_Form]:
     """All ways to read an array of this shape.
 
-    Args:
-        depths: what the number of channels, with the annotation if it is among them, may be; None: nobody named the
-            channels, and an axis is one of channels if it has at most 8 entries, one of pixels if it has more.
+    `depths` is what the number of channels, annotation included, may be. None: nobody named the channels, and an axis
+    is one of channels if it has at most 8 entries, one of pixels if it has more.
     """
     ways: dict[int, list[tuple[bool, int | None]]] = {
         2: [(False, None)],
@@ -139,11 +130,7 @@ def _forms(shape: tuple[int, ...], depths: Collection[int] | None) -> list[_Form
 class ArraySource(Source):
     """NumPy files with named channels; the annotation is the last channel, or an array of its own.
 
-    Args:
-        plain: channels need no names (then all channels of the array are images), and there need not be an annotation.
-
-    Raises:
-        UnderstudyError: no names of channels, a shape that does not fit or is ambiguous, labels without images.
+    With `plain` channels need no names (then all channels of the array are images) and there need not be an annotation.
     """
 
     def __init__(
@@ -231,12 +218,15 @@ class ArraySource(Source):
         form, *others = [form for form in _forms(shape, self._depths) if form.depth == depth]
         if others:
             raise self._unclear(images, [form, *others])
-        if form.is_volume(shape):
+        if form.stack and form.axis != 0:  # the third axis may count the slices, [H, W, Z] or [H, W, Z, C] of a patient
             count, height, width = shape[:3]
-            shapes = f"{count} slices of {height} x {width} pixels, or {width} of {count} x {height}"
-            clear = "array[:, None]" if len(shape) == 3 else "numpy.moveaxis(array, -1, 1)"
-            fix = f"save numpy.moveaxis(array, 2, 0) if the third axis counts slices, {clear} if the first does"
-            raise UnderstudyError(f"an array of shape {shape} is {shapes}", where=images.path, fix=fix)
+            strips = max(height, width) > _STRIPS * min(height, width)
+            alike = max(count, height) < 1.5 * min(count, height)
+            if strips or (width < _SHORT * min(count, height) and alike):
+                shapes = f"{count} slices of {height} x {width} pixels, or {width} of {count} x {height}"
+                clear = "array[:, None]" if len(shape) == 3 else "numpy.moveaxis(array, -1, 1)"
+                fix = f"save numpy.moveaxis(array, 2, 0) if the third axis counts slices, {clear} if the first does"
+                raise UnderstudyError(f"an array of shape {shape} is {shapes}", where=images.path, fix=fix)
         item, count = (shape[1:], shape[0]) if form.stack else (shape, 1)
         pixels = tuple(n for i, n in enumerate(item) if i != form.axis)
         allowed = [(count, *pixels), (count, 1, *pixels), *([pixels] if count == 1 else [])]

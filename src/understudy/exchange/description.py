@@ -55,10 +55,7 @@ class Description(BaseModel, extra="forbid"):
         return {c.name: float(c.value) for c in self.classes[1:]}
 
     def complete(self, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
-        """The spec, completed by the description; what the user says takes precedence.
-
-        Of the folder's channels only those that are `known` are wanted, if it has all of them.
-        """
+        """The spec, completed by the description (of all its channels or those `known`); the user takes precedence."""
         if spec.layout not in ("auto", self.layout):
             return spec
         files: dict[str, str | int] = {channel.name: channel.files for channel in self.channels}
@@ -75,9 +72,8 @@ class Description(BaseModel, extra="forbid"):
 def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Mapping[str, int] | None = None) -> None:
     """Writes `understudy-images.json` into an exported folder.
 
-    Args:
-        reading: fields of the `FolderSpec` that reads it: layout, pattern, channels, labels, codes.
-        cases: slice as the files call it -> row of the set; None: say nothing about single slices.
+    `reading` has the fields of the `FolderSpec` that reads it: layout, pattern, channels, labels, codes. `cases` tells
+    which row of the set a name of the files is; None: say nothing about single slices.
     """
     codes = {slices.classes[0].name: 0, **reading["codes"]}
     index = slices.index[[name for name in _COLUMNS if name in slices.index]]
@@ -119,10 +115,7 @@ def certificate_of(package: str | Path) -> dict[str, Any]:
 
 
 def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -> tuple[Path, FolderSpec]:
-    """The data folder of a package and how it is read (but for sizes, as the user says); any other folder as it is.
-
-    `known` are the channels that are wanted; the package's others are left out.
-    """
+    """The data folder of a package and how its `known` channels are read (sizes as the user says); else the folder."""
     if not (root / CERTIFICATE).is_file():
         return root, spec
     said = certificate_of(root)

@@ -156,10 +156,8 @@ def _write(
 ) -> None:  # fmt: skip
     """Writes PNG files of some rows.
 
-    Args:
-        cases: what rows of the set are called.
-        files: below the folder, with {} for the case: one a channel, and one for the annotation.
-        values: of each class in the annotation's files.
+    `files` are below the folder, with {} for the case: one a channel, and one for the annotation, in which the classes
+    have these `values`.
     """
     order, table = [slices.channels.index(channel) for channel in channels], np.array(values, np.uint8)
 

@@ -61,13 +61,8 @@ class Patients(NamedTuple):
 def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patients:
     """The patient of each slice by its name.
 
-    Args:
-        pattern: regular expression whose first group is the patient; None: the slices that differ in a number at the
-            end of their name are one patient's, if this leaves more than one.
-
-    Example:
-        >>> patients_of(["p1_z01", "p1_z02", "p2_z01"], None, Path("folder")).subjects
-        ['p1', 'p1', 'p2']
+    `pattern` is a regular expression whose first group is the patient. None: the slices that differ in a number at the
+    end of their name are one patient's, if this leaves more than one.
     """
     if pattern is None:
         short = [_SLICE_NUMBER.sub("", name) for name in names]

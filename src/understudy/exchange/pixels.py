@@ -117,10 +117,8 @@ class Annotation:
     """Grey values of annotations -> class indices, with counts that tell soft borders from codes that nobody named.
 
     A generator's annotation passes through all values between two codes at a border: these are spread out. A value
-    that occurs far more often than its neighbours and lies far from every code is a code of its own.
-
-    Args:
-        known: classes that the set is to have, background first; None: those that the codes name.
+    that occurs far more often than its neighbours and lies far from every code is a code of its own. `known` are the
+    classes that the set is to have, background first; None: those that the codes name.
     """
 
     def __init__(self, source: "Source", spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> None:

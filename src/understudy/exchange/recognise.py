@@ -45,14 +45,8 @@ def recognise(
 ) -> Recognised:
     """Groups files by slice.
 
-    Args:
-        files: paths below `root`.
-        known: channels that the folder must have; None: those that the user names or that are found.
-        plain: files without the name of a channel are slices of one channel, `spec.PLAIN`, and there need not be an
-            annotation.
-
-    Raises:
-        UnderstudyError: a slice without a channel, two files for one, unknown names, a name with several patients.
+    `known` are channels that the folder must have; None: those that the user names or that are found. With `plain`,
+    files without the name of a channel are slices of one channel, `spec.PLAIN`, and there need not be an annotation.
     """
     wanted = list(spec.named or known or [])
     matchers = _matchers(spec, wanted)

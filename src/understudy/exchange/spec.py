@@ -76,22 +76,16 @@ class FolderSpec(BaseModel):
             raise ValueError("codes must differ and lie above 0 (the background) and not above 255")
         return codes
 
-    @field_validator("channels")
-    @classmethod
-    def _different_channels(cls, channels: dict[str, str | int] | list[str]) -> Any:
-        values = list(channels.values()) if isinstance(channels, dict) else channels
-        if len(set(values)) < len(values):
-            raise ValueError("duplicate entries")
-        if LABELS in channels:
-            raise ValueError(f"a channel cannot be called {LABELS!r}; the field `labels` describes the annotation")
-        return channels
-
     @field_validator("channels", "labels")
     @classmethod
-    def _counted_from_0(cls, value: Any) -> Any:
-        places = value.values() if isinstance(value, dict) else [value]
-        if any(isinstance(place, int) and place < 0 for place in places):
+    def _names_and_positions(cls, value: Any) -> Any:
+        listed = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if any(isinstance(place, int) and place < 0 for place in listed):
             raise ValueError("positions are counted from 0")
+        if len(set(listed)) < len(listed):
+            raise ValueError("duplicate entries")
+        if isinstance(value, dict | list) and LABELS in value:
+            raise ValueError(f"a channel cannot be called {LABELS!r}; the field `labels` describes the annotation")
         return value
 
     @model_validator(mode="after")
