@@ -5,8 +5,6 @@ A sixth is one module with an architecture (`NetworkConfig`), a training (`Train
 line of `registry.KINDS`.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path

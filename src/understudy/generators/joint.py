@@ -4,8 +4,6 @@
 each class but the background a channel of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

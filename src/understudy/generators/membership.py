@@ -1,7 +1,5 @@
 """Membership inference: a score of each slice by a trained generator, higher for slices that it was trained on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Samples of trained generators: in memory, or as a slice set on disk, streamed and resumable."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

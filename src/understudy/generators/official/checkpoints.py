@@ -3,8 +3,6 @@
 Files are plain pickles or either format of `torch.save`, read with the machine of `pickles.py`.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import mmap

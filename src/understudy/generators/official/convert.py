@@ -1,7 +1,5 @@
 """`understudy import`: an official checkpoint becomes the folder of a generator, ready to be sampled."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 A rule is (pattern of the whole official name, our name or a function that makes it); None: derived, not a weight.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
