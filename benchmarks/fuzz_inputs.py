@@ -25,11 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Queue
 
-import nibabel as nib
 import numpy as np
 
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "cohort"))
+from faulty_cohorts import write_cohort
+
 SECONDS, GIGABYTES = 20.0, 4.0  # more is a failure
-AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 STUDY = """name: s
 seed: 1
 cohort:
@@ -53,6 +54,8 @@ WORDS = (
     *("&a [*a]", "!!python/object:os.system x", "{a: {b: {c: {d: 1}}}}", "[1, [2, [3]]]", "é", "\t", "|", ": :", "???"),
     *("1:2:3", "0x10", "0o7", "1_000", "<<", "65536", "0.5", "[a, a]", "{1: 2, 1: 3}", "%YAML 1.2", "\x00", "🙂"),
     *("x" * 999, "2", "8", "4096", "[1]", "axial", "max", "FLAIR", "lesion", "{flair: a}", "'{patient}'", "**/*"),
+    *("~", "-.inf", "9" * 5000, "2020-13-01", "!!binary aa", "!!set {a}", "? x", "\x07", "\u2028", "'\\ud800'"),
+    *('"\\ud800"', "../..", "/", "stylegan2", "[real]", "quick"),
 )  # fmt: skip
 # offset, type and count of the fields of a NIfTI-1 header
 FIELDS = (
@@ -60,25 +63,6 @@ FIELDS = (
     *((116, "<f4", 1), (123, "u1", 1), (252, "<i2", 1), (254, "<i2", 1), (256, "<f4", 6), (280, "<f4", 12)),
     *((344, "u1", 4), (4, "u1", 36)),
 )  # fmt: skip
-
-
-def volumes(seed: int, shape: tuple[int, int, int] = (20, 24, 6)) -> dict[str, np.ndarray]:
-    """Two heads whose lesion is the brightest part, and the lesion."""
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    lesion = ((x - 0.3) ** 2 + (y + 0.25) ** 2 < 0.08) & (z > -0.7)
-    noise = np.random.default_rng(seed).integers(0, 30, (2, *shape))
-    heads = [np.where(lesion, 1000, (x**2 + y**2 < 0.8) * (400 + n)).astype(np.int16) for n in noise]
-    return {"t1": heads[0], "flair": heads[1], "seg": lesion.astype(np.uint8)}
-
-
-def write_cohort(root: Path, patients: int = 4) -> None:
-    """A clean cohort and its study file."""
-    for k in range(patients):
-        folder = root / "data" / f"p{k}"
-        folder.mkdir(parents=True)
-        for name, voxels in volumes(k).items():
-            nib.save(nib.Nifti1Image(voxels, AFFINE), folder / f"p{k}_{name}.nii.gz")
-    (root / "study.yaml").write_text(STUDY)
 
 
 def write_images(root: Path) -> None:
@@ -142,11 +126,15 @@ def mutate_nifti(root: Path, rng: np.random.Generator) -> None:
 
 
 def mutate_study(root: Path, rng: np.random.Generator) -> None:
-    """Lines, values and characters of the study file."""
-    lines = STUDY.splitlines()
-    for _ in range(int(rng.integers(1, 3))):
-        k = int(rng.integers(len(lines)))
-        match int(rng.integers(7)):
+    (root / "study.yaml").write_bytes(mutated_study(STUDY, rng))
+
+
+def mutated_study(text: str, rng: np.random.Generator) -> bytes:
+    """Lines, values and characters of a study file changed."""
+    lines = text.splitlines()
+    for _ in range(int(rng.integers(1, 4))):
+        k, word = int(rng.integers(len(lines))), WORDS[int(rng.integers(len(WORDS)))]
+        match int(rng.integers(8)):
             case 0:
                 del lines[k]
             case 1:
@@ -155,16 +143,18 @@ def mutate_study(root: Path, rng: np.random.Generator) -> None:
                 lines[k] = " " * int(rng.integers(5)) + lines[k].lstrip()
             case 3 | 4:
                 head, colon, _ = lines[k].partition(":")
-                lines[k] = head + colon + " " + WORDS[int(rng.integers(len(WORDS)))]
+                lines[k] = head + colon + " " + word
             case 5:
                 words = lines[k].split(" ")
-                words[int(rng.integers(len(words)))] = WORDS[int(rng.integers(len(WORDS)))]
+                words[int(rng.integers(len(words)))] = word
                 lines[k] = " ".join(words)
             case 6:
                 lines[k] = mutated_bytes(lines[k].encode(), rng).decode("latin1")
+            case 7:
+                del lines[k + 1 :]
         lines = lines or [""]
-    text = "\n".join(lines)
-    (root / "study.yaml").write_bytes(mutated_bytes(text.encode(), rng) if rng.random() < 0.2 else text.encode())
+    content = "\n".join(lines).encode("utf-8", "surrogatepass")
+    return mutated_bytes(content, rng) if rng.random() < 0.2 else content
 
 
 def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> None:
@@ -281,7 +271,7 @@ def run_case(kind: str, number: int, root: Path) -> str:
         write_images(root)
         mutate_folder(root, rng, str(rng.choice(["png", "npy"])))
         return read_and_opened(root)
-    write_cohort(root)
+    write_cohort(root, study=STUDY)
     KINDS[kind](root, rng)
     return checked_and_prepared(root)
 

@@ -1,4 +1,4 @@
-"""Cohorts with faults of every kind that people's files have, written from a seed; used by tests and by the fuzzer."""
+"""Cohorts with faults of every kind that people have, from a seed, for tests and benchmarks/fuzz_inputs.py."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ segmenters: {unet: {training: {samples: 100}}}
 """
 
 
-def write_cohort(root: Path, patients: int = 4, skip: bool = False) -> None:
-    """A clean cohort below `root/data`, and `root/study.yaml`."""
-    for k in range(patients):
+def write_cohort(root: Path, skip: bool = False, study: str = STUDY) -> None:
+    """A clean cohort of four patients below `root/data`, and `root/study.yaml`."""
+    for k in range(4):
         image, lesion = volumes(k)
         folder = root / "data" / f"p{k}"
         for name, voxels in (("t1", image[0]), ("flair", image[1]), ("seg", lesion)):
             save(folder / f"p{k}_{name}.nii.gz", voxels)
-    (root / "study.yaml").write_text(STUDY.replace("SKIP", str(skip).lower()))
+    (root / "study.yaml").write_text(study.replace("SKIP", str(skip).lower()))
 
 
 def volumes(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[list[np.ndarray], np.ndarray]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.study.config.schema import load_study, preset_text
+from understudy.study.engine.plan import make_plan
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "fuzz_inputs.py"
 _SPEC = importlib.util.spec_from_file_location("fuzz_inputs", _PATH)
@@ -28,5 +34,32 @@ def test_mutated_inputs_are_refused_or_read_right(kind: str, tmp_path: Path) -> 
 
 
 def test_the_unchanged_cohort_is_accepted(tmp_path: Path) -> None:
-    fuzz.write_cohort(tmp_path)
+    fuzz.write_cohort(tmp_path, study=fuzz.STUDY)
     assert fuzz.checked_and_prepared(tmp_path) == "accepted"
+
+
+BASE = """
+name: mutated
+phantom: {patients: 6, shape: [32, 32, 16], seed: 3}
+slices: {resolution: 32, scaling: max, rule_fraction: 0.1}
+split: {test_patients: 2, validation_fraction: 0.25}
+generators:
+  stylegan2: {recipe: quick, samples: 200, training: {kimg: 1}}
+  mine: {model: {kind: diffusion}, samples: 200, ensemble: 2, sampler: {kind: ddim, steps: 10}}
+segmenters: {unet: {training: {samples: 500}}, swin: {model: {size: mini}}}
+trainings: [real, synthetic, both]
+real_fractions: [0.5, 1.0]
+ratios: [0, 0.5, 1]
+exclude: [{segmenter: swin, training: synthetic}]
+audit: {quantile: 0.99}
+repeats: 2
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_study_with_mistakes_is_planned_or_refused_by_one_message(seed: int, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(seed), tmp_path / "study.yaml"
+    for text in [BASE] * 20 + [preset_text("quickstart")] * 5:
+        path.write_bytes(fuzz.mutated_study(text, rng))
+        with contextlib.suppress(UnderstudyError):
+            make_plan(load_study(path))
