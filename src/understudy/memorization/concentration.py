@@ -5,8 +5,6 @@ by themselves. Held-out patients, who face the same training set, tell what hone
 training patient beside its own nearest slice.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any

@@ -1,7 +1,5 @@
 """How an audit is done."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -1,7 +1,5 @@
 """Membership inference on weights that are to be shared: do they tell training patients from held-out ones?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any

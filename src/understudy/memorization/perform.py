@@ -1,7 +1,5 @@
 """The audit: three sets in, a judged comparison with its controls out."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

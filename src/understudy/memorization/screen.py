@@ -1,7 +1,5 @@
 """What an audit is used for afterwards: the set without flagged slices, and the audit done again before a release."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path

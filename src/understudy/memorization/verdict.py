@@ -1,7 +1,5 @@
 """What an audit decides: copies found, no sign, or cannot tell, and for which reason. `words` says it in sentences."""
 
-from __future__ import annotations
-
 import html
 import math
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ To add a view, write one function and one line of `VIEWS`: a covariance made of 
 before they are compared (say, a blur).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

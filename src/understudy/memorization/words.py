@@ -1,7 +1,5 @@
 """A verdict in sentences, and the audit as Markdown: renders what `verdict` decides, decides nothing."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

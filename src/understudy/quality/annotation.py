@@ -276,11 +276,8 @@ def _values(
 
 def _area_curves(group: _Group, classes: tuple[str, ...]) -> dict[str, list[float]]:
     shares, ones = np.linspace(0, 1, 51), np.ones(group.units)  # the points of a figure's curve
-    return {
-        name: Sorted(group.columns["area"][:, position], group.unit).quantiles(ones, shares).round(5).tolist()
-        for position, name in _named(classes)
-        if not np.isnan(group.columns["area"][:, position]).all()
-    }
+    areas = {name: Sorted(group.columns["area"][:, i], group.unit) for i, name in _named(classes)}
+    return {name: own.quantiles(ones, shares).round(5).tolist() for name, own in areas.items() if len(own.values)}
 
 
 _Measured = dict[tuple[str, str], float]

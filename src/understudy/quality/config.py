@@ -1,7 +1,5 @@
 """How sets are compared."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -2,8 +2,6 @@
 inception score. All in float64. Arguments: (synthetic, real), features [n, d].
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -3,8 +3,6 @@
 To add one that reads weights from a file, write its maker and add a line to `FROM_A_FILE`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import warnings
@@ -118,7 +116,7 @@ class NetworkExtractor:
 
     @torch.inference_mode()
     def features(self, images: NDArray[np.uint8]) -> Features:
-        """As `Extractor.features`, in batches; in smaller ones after an OOM."""
+        """In batches; in smaller ones after an OOM."""
         out = np.empty((len(images), self.dimension), np.float32)
         for start in range(0, len(images), self.batch):
             block = images[start : start + self.batch]
@@ -135,7 +133,6 @@ class ClassifyingExtractor(NetworkExtractor):
 
     @torch.inference_mode()
     def logits(self, features: Features) -> Features:
-        """As `Classifier.logits`."""
         weight = self.network.fc.weight.cpu().numpy()  # type: ignore[union-attr,operator]
         return np.asarray(features @ weight.T, np.float32)
 
@@ -229,9 +226,6 @@ def make_extractor(
         weights: of `FROM_A_FILE`: a state dict (.pth, .pt, .safetensors); for inception2015 also NVIDIA's TorchScript.
         sha256: that the file must have; None: the published one where there is one.
         resize: see `InputRule`.
-
-    Raises:
-        UnderstudyError: unknown name, no file where one is needed, wrong file, wrong hash, missing weights.
 
     Example:
         >>> make_extractor("random").features(np.zeros((2, 64, 64), np.uint8)).shape

@@ -1,7 +1,5 @@
 """Features of whole slice sets, computed once: kept by content, extractor and input rule, continued block by block."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +69,7 @@ class FeatureCache:
         self, slices: SliceSet, channels: Sequence[str], extractor: Extractor, block: int = BLOCK,
         progress: bool = False,
     ) -> dict[str, Features]:  # fmt: skip
-        """Features of all slices of a set, each channel's (see `inputs_of`) as a file mapped into memory.
-
-        Raises:
-            UnderstudyError: a channel is absent, features are not finite, disk full, no permission.
-        """
+        """Features of all slices of a set, each channel's (see `inputs_of`) as a file mapped into memory."""
         wanted, every = inputs_of(slices, channels, extractor), len(slices)
         entries = {name: self._entry(slices, names, extractor) for name, names in wanted.items()}
         unfinished = [name for name, entry in entries.items() if not (entry / "features.npy").is_file()]

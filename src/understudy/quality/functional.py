@@ -1,7 +1,5 @@
 """Distances between two sets of slices in one call, from sets or arrays. Arguments: (synthetic, real)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

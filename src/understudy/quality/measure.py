@@ -8,8 +8,6 @@ A distance says little by itself: real slices of other patients have one too. Ea
   patients are drawn, without replacement: patients drawn twice would look like copies.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -55,13 +53,8 @@ def make_parts(
     """The parts, checked before anything expensive.
 
     A set with a column `split` gives its "train" rows as real and its validation and test rows as held-out slices,
-    also without a held-out set of its own; other sets give all their rows.
-
-    Args:
-        channels: to compare, by name; None: all, which then must be the same in every set.
-
-    Raises:
-        UnfitSets: an empty part, other channels or another resolution, a patient on both sides.
+    also without a held-out set of its own; other sets give all their rows. `channels` None: all, which then must be the
+    same in every set. Raises `UnfitSets`.
     """
     first, made, held = part_of("real", real, TRAINING), part_of("synthetic", synthetic), None
     if heldout is not None:

@@ -1,7 +1,5 @@
 """The networks whose features are compared: random weights, ResNet-50, Inception-v3 in two kinds, DINOv2."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -51,10 +51,7 @@ def histograms(values: NDArray[Any], mask: Mask, levels: int) -> NDArray[np.int6
 
 
 def first_order(images: NDArray[np.uint8], mask: Mask) -> Floats:
-    """Features [n, 11] in the order of `FIRST_ORDER`, all from the slices' histograms.
-
-    Moments are the population's; entropy in bits over 32 levels; a percentile is the smallest value that reaches it.
-    """
+    """Features [n, 11] in the order of `FIRST_ORDER`; entropy in bits over 32 levels."""
     counts = histograms(images, mask, 256).astype(np.float64)
     pixels = counts.sum(1)
     share = counts / np.maximum(pixels, 1)[:, None]
@@ -66,7 +63,7 @@ def first_order(images: NDArray[np.uint8], mask: Mask) -> Floats:
     coarse = share.reshape(len(share), LEVELS, -1).sum(2)
     entropy = -(coarse * np.log2(np.where(coarse > 0, coarse, 1.0))).sum(1)
     reached = counts.cumsum(1)
-    ranks = np.ceil(np.outer(pixels, PERCENTILES) / 100 - 1e-9)
+    ranks = np.ceil(np.outer(pixels, PERCENTILES) / 100 - 1e-9)  # a percentile is the smallest value that reaches it
     percentiles = (reached[:, :, None] < ranks[:, None, :]).sum(1)
     columns = [
         mask.mean(axis=(1, 2)), mean, np.sqrt(second), np.where(some, third / spread**1.5, 0.0),
@@ -159,7 +156,6 @@ class RadiomicExtractor:
         self.sha256 = sha256_json([1, self.name, NAMES, self.rule, self._centre.tolist(), self._scale.tolist()])
 
     def features(self, images: NDArray[np.uint8]) -> Features:
-        """As `Extractor.features`, [n, 28]."""
         return self._scaled(radiomics(images, images > ABOVE))
 
     def _scaled(self, raw: Features) -> Features:
@@ -182,5 +178,4 @@ class TumourRadiomics(RadiomicExtractor):
         raise UnderstudyError("features of the tumour need its annotation", fix="give the labels, or use `radiomics`")
 
     def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
-        """As `LabelledExtractor.labelled_features`, [n, 28]."""
         return self._scaled(radiomics(images, labels > 0))

@@ -3,8 +3,6 @@
 A bootstrap over patients, or a division of them into two groups, is then nothing but other weights.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -5,8 +5,6 @@ functions that run while it is opened, so one is opened only if its SHA-256 is t
 user states; then nothing but its parameters is taken.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 import zipfile
