@@ -143,7 +143,7 @@ def test_whole_numbers_stored_as_floats_are_rounded_and_others_refused(pair: tup
     found = result(*pair)
     assert found["classes"] == expected["classes"]
     assert found["notes"] == ["prediction.nii.gz: labels were rounded to whole numbers"]
-    for wrong, message in ((0.5, "not whole, for example 0.5"), (-1.0, "not labels"), (math.nan, "not labels")):
+    for wrong, message in ((0.5, "not whole, for example 0.5"), (-1.0, "labels"), (math.nan, "labels")):
         labels = nested(1).astype(np.float32)
         labels[0, 0, 0] = wrong
         save(pair[1], labels)

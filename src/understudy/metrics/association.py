@@ -4,8 +4,6 @@ Snapshots of one training resemble each other and tend to improve together: wher
 drawn, not snapshots. The Dice is itself an estimate over few patients, who are drawn too.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import permutations

@@ -6,8 +6,6 @@ two matrix products. One draw of repeats serves all drawn patients, since a repe
 every patient; drawing repeats patient by patient would average the models' spread away.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

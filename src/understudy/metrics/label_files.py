@@ -1,7 +1,5 @@
 """Scores of anyone's label files (`understudy score`): NIfTI and NumPy, two files or two folders."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ without regions and "foreground"; NaN scores leave the mean over patients. Runs 
 repeats (`bootstrap`); with few repeats they are too narrow. Two settings of one call see the same drawn patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

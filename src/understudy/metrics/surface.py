@@ -10,8 +10,6 @@ in mm, to the nearest border voxel of the other mask: two sets of *directed* dis
 - `hd95_surfel`: the same of border elements between the voxels, weighted by area (DeepMind's surface-distance, BraTS).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise, product

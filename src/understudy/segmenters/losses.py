@@ -1,7 +1,5 @@
 """Cross-entropy plus soft Dice over the outputs of a network (paper, section 4.3), and its gradient in parts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal

@@ -5,8 +5,6 @@ Tables 3 and 4); or a set of a constant number of slices (`total`), `real_share`
 any other (the paper's Figure 2).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

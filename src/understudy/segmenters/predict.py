@@ -1,7 +1,5 @@
 """From a trained segmenter to label images and label volumes: slice by slice in batches, on the original grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ on the way down, a transposed one on the way up; deep supervision (paper, sectio
 their text in padding, order of layers and supervision: this follows the text.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch
