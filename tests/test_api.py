@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import understudy as us
 
@@ -124,3 +125,17 @@ def test_channels_and_classes_are_matched_by_name() -> None:
     result = us.evaluate(real=real, synthetic=swapped, segmenter=us.UNet(**UNET))
     assert result.dice["synthetic"] > 0.3
     assert not [c for c in result.rows if c.startswith("hd")]
+
+
+def test_images_of_others_are_read_with_named_arguments(tmp_path: Path) -> None:
+    real = blobs(3, 1)
+    for name, pixels in (("FLAIR", real.images[:, 0]), ("mask", 255 * real.labels)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(tmp_path / "in" / name / f"p{i}_{name}.png")
+    told = {"pattern": "{channel}/{id}_{channel}.png", "channels": ["FLAIR"], "labels": "mask"}
+    found = us.read(tmp_path / "in", tmp_path / "out", codes={"lesion": 255}, **told)
+    np.testing.assert_array_equal(found.images, real.images)
+    np.testing.assert_array_equal(found.labels, real.labels)
+    with pytest.raises(us.UnderstudyError):
+        us.read(tmp_path / "in", tmp_path / "out2", resoluton=16)

@@ -21,6 +21,7 @@ from understudy.exchange.description import unpacked
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.memorization.perform import audit
+from understudy.release import documents
 from understudy.release.content import write_sums
 from understudy.release.forms import About, Decision, read_form, write_templates
 from understudy.release.package import Released
@@ -48,18 +49,18 @@ def worked_out() -> dict[str, Any]:
 def once(worked_out: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the gate says, and the evidence page: the same for every layout of the same slices, worked out once."""
 
-    def share(name: str) -> None:
-        real = getattr(package_module, name)
+    def share(module: Any, name: str) -> None:
+        real = getattr(module, name)
 
         def shared(*args: Any) -> Any:
             if name not in worked_out:
                 worked_out[name] = real(*args)
             return worked_out[name]
 
-        monkeypatch.setattr(package_module, name, shared)
+        monkeypatch.setattr(module, name, shared)
 
-    share("clear")
-    share("evidence")
+    share(package_module, "clear")
+    share(documents, "evidence")
 
 
 @pytest.mark.usefixtures("once")

@@ -20,8 +20,7 @@ def _number(value: float, form: str = ".2f") -> str:
     return "–" if math.isnan(value) else f"{value:{form}}".replace("-", "−")
 
 
-def _signed(value: float) -> str:
-    return _number(value, "+.2f")
+_signed = partial(_number, form="+.2f")
 
 
 def _points(value: float) -> str:

@@ -23,17 +23,8 @@ from understudy.generators.registry import KINDS, load_generator
 from understudy.generators.training.config import UNTRACED
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
 from understudy.memorization.words import spread
+from understudy.release import documents
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums
-from understudy.release.documents import (
-    MODEL,
-    SHOWN,
-    croissant,
-    evidence,
-    model_documents,
-    ro_crate,
-    sheet,
-    slice_documents,
-)
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, clear_model
 from understudy.release.scan import Scan, refuse, scan, secret_words
@@ -58,8 +49,8 @@ DOCUMENTS = {
 }
 MODEL_DOCUMENTS = {
     "README.md": "model card",
-    f"{MODEL}/{WEIGHTS}": "weights",
-    f"{MODEL}/{CONFIG}": "architecture, channels, classes and recipe",
+    f"{documents.MODEL}/{WEIGHTS}": "weights",
+    f"{documents.MODEL}/{CONFIG}": "architecture, channels, classes and recipe",
     "samples.png": "samples that the audit did not flag",
     **_OF_EVERY_PACKAGE,
     "audit/audit.json": "the audit of its samples, and membership inference on the weights",
@@ -122,10 +113,10 @@ def release_slices(
                 "manifest_sha256": sha256_file(folder / "manifest.parquet"),
             },
         }
-        write_json(folder / "croissant.json", croissant(about, certificate, manifest))
-        texts = slice_documents(about, decision, certificate)
-        texts["evidence.html"] = evidence(about, decision, certificate, audited.audit, place)
-        crate = ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
+        write_json(folder / "croissant.json", documents.croissant(about, certificate, manifest))
+        texts = documents.slice_documents(about, decision, certificate)
+        texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, place)
+        crate = documents.ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
         return _sealed(folder, out, certificate, texts, crate, audited)
 
 
@@ -142,21 +133,22 @@ def release_model(
     """
     with _assembling(out) as (folder, _):
         cleared, asked = clear_model(model, audited, decision, override, device, progress)
-        config = _write_weights(model, folder / MODEL)
-        if sha256_file(folder / MODEL / WEIGHTS) != audited.synthetic.attrs["weights"]:  # which the gate compared
+        config = _write_weights(model, folder / documents.MODEL)
+        written = sha256_file(folder / documents.MODEL / WEIGHTS)
+        if written != audited.synthetic.attrs["weights"]:  # which the gate has compared with the audited file
             raise UnderstudyError("the audited file has more than the EMA weights", where=model, fix="train it again")
         certificate = {
             **_certificate("generator", about, decision, cleared, audited.audit, folder),
-            "model": _describe(folder / MODEL, config),
+            "model": _describe(folder / documents.MODEL, config),
             "white_box": asked.as_dict(),
             "evaluation": evaluation,
         }
-        chosen = np.sort(np.random.default_rng(0).permutation(cleared.kept)[:SHOWN])
-        picture = sheet(list(zip(*audited.synthetic.read(chosen), strict=True)), certificate["model"])
+        chosen = np.sort(np.random.default_rng(0).permutation(cleared.kept)[: documents.SHOWN])
+        picture = documents.sheet(list(zip(*audited.synthetic.read(chosen), strict=True)), certificate["model"])
         picture.save(folder / "samples.png", optimize=True)
-        texts = model_documents(about, decision, certificate, config)
-        texts["evidence.html"] = evidence(about, decision, certificate, audited.audit, picture)
-        crate = ro_crate(about, certificate, MODEL_DOCUMENTS, {})
+        texts = documents.model_documents(about, decision, certificate, config)
+        texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, picture)
+        crate = documents.ro_crate(about, certificate, MODEL_DOCUMENTS, {})
         return _sealed(folder, out, certificate, texts, crate, audited, [model, *hidden])
 
 
@@ -256,7 +248,7 @@ def _describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         **{k: config.get(k) for k in ("kind", "channels", "classes", "annotation", "spacing", "axes")},
         "resolution": config["model"]["resolution"],
         "weights": {
-            "file": f"{MODEL}/{WEIGHTS}",
+            "file": f"{documents.MODEL}/{WEIGHTS}",
             "sha256": sha256_file(folder / WEIGHTS),
             "tensors": len(sizes),
             "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
