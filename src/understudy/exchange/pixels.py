@@ -227,6 +227,7 @@ class Target:
 
     @classmethod
     def of(cls, slices: SliceSet) -> "Target":
+        """Those of a slice set."""
         return cls(slices.channels, slices.classes, slices.resolution)
 
 

@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -133,17 +133,14 @@ def read_folder(
         "target": [list(target.channels), target.resolution] if target else None,
     }  # fmt: skip
     if (out / "index.parquet").is_file():
-        found = SliceSet.open(out)
-        if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
-            raise UnderstudyError("the folder holds other slices", out, "use another folder, or delete this one")
-        return found
+        return _read_before(out, identity)
     first = next(source.slices(), None)
     if first is None:
         raise UnderstudyError("the folder holds no slice that is not empty", where=root, fix="check the images")
     geometry = geometry_of(first, spec, target)
     placed = said if said is not None and said.resolution == geometry.resolution else None  # else of other pixels
-    spacing, axes = (placed.spacing, placed.axes) if placed else (None, None)
-    writer = SliceWriter(out, source.channels, annotation.classes, geometry.resolution, spacing, axes, identity)
+    where = (placed.spacing, placed.axes) if placed else (None, None)
+    writer = SliceWriter(out, source.channels, annotation.classes, geometry.resolution, *where, identity)
     done, slices, rows_said = 0, islice(source.slices(), count), said.slices if said else {}
     with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", show=progress) as meter:
         while block := list(islice(slices, SHARD)):
@@ -164,11 +161,18 @@ def read_folder(
         raise UnderstudyError(f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer")
     notes = list(source.notes)
     if opened.layout != "slices":
-        others = [file for file in list_files(root, ("",)).files if file != DESCRIPTION]
-        if others := [file for file in others if not file.lower().endswith(ENDINGS[opened.layout])]:
+        read = (*ENDINGS[opened.layout], DESCRIPTION)
+        if others := [file for file in list_files(root, ("",)).files if not file.lower().endswith(read)]:
             notes.append(f"{len(others)} other files were left out, e.g. {others[0]}")
     subjects = {"one_a_volume": True} if isinstance(source, FileSource) and source.one_a_volume else {}
     return writer.close(source="folder", notes=notes, annotation=annotation.finish(root), **subjects, **identity)
+
+
+def _read_before(out: Path, identity: Mapping[str, object]) -> SliceSet:
+    found = SliceSet.open(out)
+    if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
+        raise UnderstudyError("the folder holds other slices", out, "use another folder, or delete this one")
+    return found
 
 
 def _decoded(
