@@ -1,7 +1,5 @@
 """What is wrong with a study's cohorts before anything is computed: all that `prepare` does, up to writing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +7,7 @@ from understudy.cohort.checks import Checked, check_cohort, check_split
 from understudy.cohort.config import Cohort, Problem
 from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
+from understudy.report.data import count
 from understudy.study.config.schema import load_study, parse_study
 from understudy.study.engine.plan import make_plan
 from understudy.study.init import suggest_study
@@ -25,10 +24,6 @@ class CheckedCohort:
 
     def summary(self) -> str:
         """One line: who, which slices, how many problems."""
-
-        def count(number: int, word: str) -> str:
-            return f"{number:,} {word}{'s' * (number != 1)}"
-
         checked, patients = self.checked, self.cohort.patients
         sites = {patient.site for patient in patients} - {""}
         bad = {p.patient for p in checked.problems if p.severity == "error"} - {""}
@@ -37,8 +32,7 @@ class CheckedCohort:
         if checked.frame is not None:
             parts.append(f"{checked.frame.describe()}, {sum(checked.kept.values()):,} kept")
         parts.append(count(len(checked.problems), "problem"))
-        if bad:
-            parts.append(f"{count(len(bad), 'patient')} that cannot be used")
+        parts += [f"{count(len(bad), 'patient')} that cannot be used"] if bad else []
         return (f"{self.name}: " if self.name else "") + "; ".join(parts)
 
 

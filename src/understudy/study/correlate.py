@@ -1,7 +1,5 @@
 """Does a metric predict Dice? A row a snapshot from the folders of studies, and each metric's correlation with Dice."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -40,23 +38,16 @@ class Correlations:
 
 
 def correlate(
-    sources: Sequence[str | Path],
-    training: str = "synthetic",
-    segmenter: str | None = None,
-    resamples: int = 2000,
+    sources: Sequence[str | Path], training: str = "synthetic", segmenter: str | None = None, resamples: int = 2000,
     seed: int = 0,
-) -> Correlations:
-    """Correlates every metric with Dice.
+) -> Correlations:  # fmt: skip
+    """Correlates every metric with Dice; an error for fewer than four snapshots.
 
     Args:
-        sources: folders of studies, or one CSV of one's own with the columns snapshot, dice, perhaps run and kimg, and
-            a column a metric.
+        sources: folders of studies, or one CSV with the columns snapshot, dice, perhaps run and kimg, and metrics.
         training: "synthetic" or "both": what the segmenters whose Dice counts were trained on.
         segmenter: its name; None: the study's first.
         resamples, seed: of the bootstrap.
-
-    Raises:
-        UnderstudyError: no study, or too few snapshots with a Dice and a metric.
     """
     paths = [Path(s) for s in sources]
     tables = [path for path in paths if path.suffix == ".csv"]
@@ -111,12 +102,7 @@ def _correlated(
 
 
 def wanted(metric: str) -> int:
-    """The sign that a useful metric's correlation with Dice has; 0 where either would do (a column of one's own).
-
-    Example:
-        >>> wanted("quality:unet:frechet_distance"), wanted("quality:unet:coverage"), wanted("mine")
-        (-1, 1, 0)
-    """
+    """The sign of a useful metric's correlation with Dice, -1 of a distance; 0 for a column of one's own."""
     room, _, name = metric.partition(":")
     if metric == "kimg":
         return 1
@@ -132,10 +118,8 @@ def _agreement(table: pd.DataFrame) -> pd.Series:
     return found.where(table["wanted"] != 0, table["spearman"].abs())
 
 
-# --- where the numbers come from: a row a generator that was tested, and its Dice by patient --------------------------
-
-
 def _from_csv(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a snapshot that was tested, and its Dice by patient; the same of the functions below."""
     try:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:

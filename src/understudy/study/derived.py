@@ -1,7 +1,5 @@
 """Studies made of others: one folder of synthetic images, and one generator on 5, 10, 20, ... training patients."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +35,6 @@ def evaluation_study(
         study: whose patients, split, slices, first segmenter, repeats and scoring are taken over.
         out: folder of the results; if it holds `study`, its real slices and the segmenters trained on them are reused.
         count: of the images; None: all.
-
-    Raises:
-        UnderstudyError: no such folder, nothing in it.
     """
     study = study.with_one_cohort("comparing images with its patients")
     known = find_patients(study.cohort).channels if study.cohort else None
@@ -103,9 +98,6 @@ def run_sweep(
     Returns:
         One row a size: patients, slices (judged), rate of flags with low and high, hit (training patients), certain
         (slices too near for chance), auc (of the weights, None without), verdict.
-
-    Raises:
-        UnderstudyError: see `sweep_plan`, or a job failed.
     """
     if config is not None:
         study = study.model_copy(update={"audit": config})

@@ -1,7 +1,5 @@
 """What is known of a cohort before anything has run: its patients, sites and split. Impossible plans are refused."""
 
-from __future__ import annotations
-
 import math
 import os
 import stat
@@ -73,11 +71,7 @@ def find_cohort(study: Study, name: str = "") -> Cohort | None:
 
 
 def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
-    """The facts of a study with one cohort, as found by `find_cohort`; the seed is used where the file gives none.
-
-    Raises:
-        UnderstudyError: an impossible split, or one without test patients.
-    """
+    """The facts of a study with one cohort, found by `find_cohort`; the seed is used where the file gives none."""
     if cohort is None:
         phantom = study.phantom
         assert phantom is not None
@@ -113,10 +107,9 @@ def refuse_too_many(study: Study, facts: Facts) -> None:
 
 
 def fingerprint(cohort: Cohort) -> str:
-    """SHA-256 (hex) that changes with the cohort's content, found without reading the volumes.
+    """SHA-256 (hex) that changes with the cohort's content, from each file's name, size and end.
 
-    From each file's name, size and end: gzip ends with the CRC-32 of what it holds. An uncompressed file has no
-    such end and counts with its time of modification.
+    gzip ends with the CRC-32 of what it holds; an uncompressed file counts with its time of modification.
     """
     entries, root = [], f"{cohort.path}{os.sep}"
     for patient in cohort.patients:

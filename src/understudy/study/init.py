@@ -1,7 +1,5 @@
 """A first study file for a folder of patients: what was found, what was guessed, and settings that suit the machine."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict
@@ -37,10 +35,7 @@ _NO_GPU = [
 
 
 def suggest_study(folder: Path) -> str:
-    """A commented study file for the patients below a folder, an error if none are recognised.
-
-    Places to look at are marked `# CHECK:`.
-    """
+    """A commented study file for the patients below a folder; places to look at are marked `# CHECK:`."""
     import torch
 
     found, gpu = guess(folder.expanduser().absolute()), torch.cuda.is_available()

@@ -1,7 +1,5 @@
 """The stages of a study in the order in which they run, and what the engine must know of each."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass

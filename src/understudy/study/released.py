@@ -1,7 +1,5 @@
 """What a release needs from a study's results: the samples of a generator, their audit, and the real slices."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +33,9 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
         raise UnderstudyError(what, where=out, fix="run the study to its end, or name one of its jobs")
     ((folder, spec),) = found.values()
     inputs = [(role, out / "jobs" / folder_name(role, job)) for role, job in spec["inputs"]]
-    of = dict(inputs)
     models = tuple(path / "model" for role, path in inputs if role == "generator")
-    return ReleaseInputs(of["sample"] / "slices", folder, of["prepare"] / "slices", spec["spec"].get("subset"), models)
+    made, real = (dict(inputs)[role] / "slices" for role in ("sample", "prepare"))
+    return ReleaseInputs(made, folder, real, spec["spec"].get("subset"), models)
 
 
 def model_of(found: ReleaseInputs, generator: str) -> Path:

@@ -1,7 +1,5 @@
 """A trained segmenter labels a new patient: slices as in its training, labels on the patient's own grid."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +20,9 @@ PREPARATION = "preparation"  # of `config.json`: how slices were made, and what 
 
 
 def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None:
-    """Adds to a segmenter's `config.json` what is needed to use it on a new patient.
+    """Adds to a segmenter's `config.json` how slices were made, so that it can label new patients.
 
-    Args:
-        prepared: folder of the prepare job whose patients it was trained or selected on.
-        dropped_slices: what the study makes of slices that the rule drops.
+    `prepared`: folder of the prepare job; `dropped_slices`: what the study makes of slices that the rule drops.
     """
     record = read_json(model / "config.json")
     write_json(model / "config.json", {**record, PREPARATION: _preparation(prepared, dropped_slices)})
@@ -35,14 +31,9 @@ def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None
 def _preparation(prepared: Path, dropped_slices: str) -> dict[str, Any]:
     spec = read_json(prepared / "spec.json")["spec"]
     volumes = read_json(prepared / "volumes" / "volumes.json")
-    return {
-        "slices": spec["slices"],
-        "frame": volumes.get("frame"),
-        "classes": volumes["classes"],
-        "file_patterns": spec["cohort"]["channels"],
-        "trust_array_order": spec["cohort"]["trust_array_order"],
-        "dropped_slices": dropped_slices,
-    }
+    made = {"slices": spec["slices"], "frame": volumes.get("frame"), "classes": volumes["classes"]}
+    named = {"file_patterns": spec["cohort"]["channels"], "trust_array_order": spec["cohort"]["trust_array_order"]}
+    return {**made, **named, "dropped_slices": dropped_slices}
 
 
 def segment_patient(
@@ -54,13 +45,9 @@ def segment_patient(
     Args:
         model: folder of a segmenter, or of its job.
         patient: folder with the patient's NIfTI volumes.
-        out: .nii or .nii.gz, on the grid and with the affine of the first channel; values as in the label volumes of
-            the training (BraTS: 1, 2, 4).
+        out: .nii or .nii.gz, on the grid of the first channel; values as in the label volumes of the training.
         given: channel -> file, where names do not tell.
         dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
-
-    Raises:
-        UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
     """
     from understudy.cohort.prepare import slice_new_patient
     from understudy.cohort.slicing import Frame, SliceConfig
@@ -102,14 +89,9 @@ def _preparation_of(model: Path) -> dict[str, Any]:
 def find_channels(
     patient: Path, channels: tuple[str, ...], patterns: Mapping[str, str], given: Mapping[str, Path]
 ) -> dict[str, Path]:
-    """The file of each of a segmenter's channels in a patient's folder.
+    """The file of each channel in a patient's folder; an error where there is none, or several.
 
-    Args:
-        patterns: file patterns of the cohort that it was trained on; {} for BraTS.
-        given: files that the user names.
-
-    Raises:
-        UnderstudyError: a channel without a file or with several, a name that is no channel of the segmenter.
+    `patterns`: of the cohort that the segmenter was trained on, {} for BraTS; `given`: files that the user names.
     """
     if unknown := [name for name in given if name not in channels]:
         where, fix = f"--channel {unknown[0]}={given[unknown[0]]}", f"its channels are {', '.join(channels)}"

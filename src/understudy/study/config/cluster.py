@@ -1,9 +1,7 @@
 """The section `cluster` of a study file: resources of its jobs in a queue. No result and no job's id depends on it."""
 
-from __future__ import annotations
-
 import re
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,9 +21,7 @@ class StageResources(Strict):
     partition: str = Field("", description="of the queue; empty: the cluster's usual one")
     cpus: int = Field(4, ge=1, description="processor cores")
     memory_mb: int = Field(16_000, ge=100, description="megabytes of memory")
-    minutes: float = Field(
-        240, gt=0, description="time limit; a job saves its state before it and is queued again. Trainings: 1440"
-    )
+    minutes: float = Field(240, gt=0, description="limit, before which a job saves its state; trainings: 1440")
     gpus: int = Field(1, ge=0, description="GPUs of one machine; only a generator's training uses several, some none")
     sbatch: list[str] = Field([], description="further options of sbatch, e.g. [--exclude=node7]")
 
@@ -59,7 +55,7 @@ class ClusterConfig(StageResources):
     profile: str = Field("", description="Snakemake profile, a folder or a name; this section has precedence")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> ClusterConfig:
+    def _fits_together(self) -> Self:
         for stage in self.stages:
             if stage not in STAGES:
                 raise ValueError(f"there is no stage {stage!r}, only {', '.join(STAGES)}")

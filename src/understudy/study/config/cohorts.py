@@ -3,12 +3,10 @@
 Each of several cohorts is a study of its own: its jobs are those that the study would have with this cohort alone.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, field_serializer, field_validator, model_validator
 
@@ -40,7 +38,7 @@ class CohortEntry(CohortConfig):
     slices: SliceConfig | None = Field(None, description="fields that replace those of the study's `slices`")
 
     @model_validator(mode="after")
-    def _one_source(self) -> CohortEntry:
+    def _one_source(self) -> Self:
         usual = CohortConfig()
         files = [name for name in CohortConfig.model_fields if getattr(self, name) != getattr(usual, name)]
         if self.phantom is not None and files:
@@ -97,22 +95,6 @@ class Patients(Strict):
 def name_of(path: Path, otherwise: str) -> str:
     """A name of the permitted form from that of a file or folder."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", path.absolute().name).strip("-_") or otherwise
-
-
-def fields_of_part(patients: Patients, name: str) -> dict[str, Any]:
-    """The fields that a study has if it has only this one of its cohorts."""
-    assert patients.cohorts is not None
-    entry, phantom = patients.cohorts[name], patients.cohorts[name].phantom
-    if phantom is not None and phantom.seed is None:
-        phantom = phantom.model_copy(update={"seed": patients.derived_seed("phantom", name)})
-    fields: dict[str, Any] = {"cohorts": None, "cohort": entry.cohort, "phantom": phantom}
-    for section in ("split", "slices"):
-        below, over = getattr(patients, section), getattr(entry, section)
-        if over is not None:  # fields that were given, upon those of the study that were
-            given = {**below.model_dump(exclude_unset=True), **over.model_dump(exclude_unset=True)}
-            below = type(below).model_validate(given)
-        fields[section] = below
-    return fields
 
 
 def published_as(name: str) -> str:

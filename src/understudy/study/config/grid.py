@@ -3,8 +3,6 @@
 The id of a setting is made from what it is: adding others to a study leaves it, its jobs and its results alone.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -107,7 +105,7 @@ class Rule(Strict):
         value = getattr(self, field)
         return value if isinstance(value, list) else [] if value is None else [value]
 
-    def holds(self, setting: Setting) -> bool:
+    def holds(self, setting: "Setting") -> bool:
         """The setting is one of those meant."""
         given = self.model_dump(exclude_none=True)
         return all(getattr(setting, name) in self.wanted(name) for name in given)
@@ -188,7 +186,7 @@ class Setting:
         return {"setting": self.id, **fields}
 
     @property
-    def start(self) -> Setting | None:
+    def start(self) -> "Setting | None":
         """The setting whose network a fine-tuning goes on from."""
         start = Setting("synthetic", self.generator, self.segmenter, self.augmentation)
         return start if self.training == "finetune" else None

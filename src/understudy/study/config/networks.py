@@ -1,14 +1,13 @@
 """Generators and segmenters of a study file: networks with their training, plug-ins, folders of images."""
 
-from __future__ import annotations
-
 import difflib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import pydantic
 from pydantic import BaseModel, Field, field_validator, model_serializer, model_validator
@@ -92,7 +91,7 @@ class GeneratorSpec(Strict):
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> GeneratorSpec:
+    def _fits_together(self) -> Self:
         kind, other = self.model.kind, getattr(self.training, "kind", "")
         if other != kind:
             raise ValueError(f"a training of kind {other} for a model of kind {kind}")
@@ -112,7 +111,7 @@ class FolderGenerator(FolderSpec):
     samples: int | None = Field(None, ge=1, description="the first so many slices; none: all")
 
     @model_validator(mode="after")
-    def _size_of_the_study(self) -> FolderGenerator:
+    def _size_of_the_study(self) -> Self:
         if self.resolution is not None:
             raise ValueError("`resolution` cannot be set here: it follows from `slices.resolution`")
         return self
@@ -129,14 +128,12 @@ class PluginSpec(Strict):
     annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
     samples: int = Field(100_000, ge=1, description="synthetic slices to make")
     ensemble: int = Field(1, ge=1, le=1000, description="trainings with different seeds, sampled in turn")
-    snapshots: list[float] | None = Field(
-        None, description="thousand images after which its state becomes a generator of its own, if it can keep it"
-    )
+    snapshots: list[float] | None = Field(None, description="thousand images after which its state is kept, if it can")
     snapshot: SnapshotOf | None = Field(None, description="set by `snapshots`: which state of which training")
     keep_weights_kimg: list[float] = Field(default=[], description="set by `snapshots`: which states are kept")
 
     @model_validator(mode="after")
-    def _settings_of_the_plugin(self) -> PluginSpec:
+    def _settings_of_the_plugin(self) -> Self:
         try:
             plugin = plugin_type(self.plugin)
             below = plugin.recipe(self.recipe) if self.recipe else {}
@@ -188,7 +185,7 @@ class SegmenterSpec(Strict):
         return found  # the fields' own validation says what else is wrong
 
     @model_validator(mode="after")
-    def _left_to_the_study(self) -> SegmenterSpec:
+    def _left_to_the_study(self) -> Self:
         _refuse_set(self.training, "it follows from the study's `seed`", "seed")
         _refuse_set(self.training.augment, "it follows from the study's `augmentation`", "enabled")
         try:
@@ -239,12 +236,7 @@ def named_kinds(entries: Any, section: str) -> Any:
 
 
 def kinds_meant(name: str, section: str) -> list[str]:
-    """The kinds that a name seems to mean although a network called so would be of the default kind.
-
-    Example:
-        >>> kinds_meant("difusion", "generators"), kinds_meant("mine", "generators")
-        (['diffusion'], [])
-    """
+    """The kinds that a name such as "difusion" or "my-ddpm" seems to mean, unless it is the default kind."""
     kinds, default, aliases = NAMES[section]
     plain = "".join(c for c in name.lower() if c.isalnum())
     words = {kind: kind for kind in kinds} | aliases
@@ -278,12 +270,7 @@ def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_points(wanted: int | list[float], kimg: float) -> list[float]:
-    """Thousand images at each snapshot but the last, which is the finished generator.
-
-    Example:
-        >>> snapshot_points(4, 100)
-        [25.0, 50.0, 75.0]
-    """
+    """Thousand images at each snapshot but the last, the finished generator: 25, 50, 75 for 4 snapshots of 100."""
     if isinstance(wanted, int):
         return [round(kimg * i / wanted, 3) for i in range(1, wanted)]
     points = sorted(float(p) for p in wanted if p != kimg)
@@ -301,15 +288,13 @@ def check_sizes(
         if resolution not in (16, 32, 64, 128, 256, 512):
             what = f"generators are for slices of 16, 32, 64, 128, 256, 512 pixels, not {resolution}"
             raise problem_at(("slices", "resolution"), what)
-    for name, model in networks.items():
-        for resolution in resolutions:
-            try:
-                model.at(resolution)
-            except ValueError as error:
-                raise problem_at(("generators", name, "model"), str(error)) from error
-    for name, spec in named.items():
-        for resolution in resolutions:
-            try:
-                spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(resolution)
-            except UnderstudyError as error:
-                raise problem_at(("segmenters", name), f"{error.what}; {error.fix}") from error
+    for (name, model), resolution in itertools.product(networks.items(), resolutions):
+        try:
+            model.at(resolution)
+        except ValueError as error:
+            raise problem_at(("generators", name, "model"), str(error)) from error
+    for (name, spec), resolution in itertools.product(named.items(), resolutions):
+        try:
+            spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(resolution)
+        except UnderstudyError as error:
+            raise problem_at(("segmenters", name), f"{error.what}; {error.fix}") from error

@@ -3,15 +3,13 @@
 Generators and segmenters are named, so that a file that builds on a preset changes one field of one of them.
 """
 
-from __future__ import annotations
-
 import difflib
 import shlex
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from understudy.cohort.config import as_before_auto
 from understudy.cohort.splits import TEST_FRACTION
@@ -20,13 +18,12 @@ from understudy.io.files import reading, sha256_json
 from understudy.memorization.config import AuditConfig
 from understudy.quality.config import AnnotationConfig, QualityConfig
 from understudy.study.config.cluster import ClusterConfig
-from understudy.study.config.cohorts import absolute, fields_of_part, placed, published_as
+from understudy.study.config.cohorts import absolute, placed, published_as
 from understudy.study.config.grid import Grid, check_grid
 from understudy.study.config.networks import check_sizes
 from understudy.study.config.yaml import Lines, Strict, merged, parse_yaml, problem_at, read_yaml, validated
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
-LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
 MOST_PHANTOMS = 100_000
 
 
@@ -71,9 +68,7 @@ class QualitySpec(QualityConfig):
         description="what turns slices into vectors, e.g. [random, unet, {name: inception2015, weights: file.pth}]",
     )  # fmt: skip
     channels: list[str] | None = Field(None, description="e.g. [T1wGd] (the paper); null: all, and their average")
-    too_few: Literal["refuse", "leave_out"] = Field(
-        "leave_out", description="a Frechet distance of fewer slices than dimensions: refuse, or say so"
-    )
+    too_few: Literal["refuse", "leave_out"] = Field("leave_out", description="Frechet of fewer slices than dimensions")
 
     @field_validator("extractors", mode="before")
     @classmethod
@@ -90,11 +85,6 @@ class ReportConfig(Strict):
     )
     reading: Path | None = Field(None, description="table6.json of `understudy reading analyse`, shown as Table 6")
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: Any) -> dict[str, Any]:
-        usual = {"published": "auto", "reading": None}  # which came later: a study without them keeps its hash
-        return {k: v for k, v in handler(self).items() if k not in usual or v != usual[k]}
-
 
 class Study(Grid):
     """A whole study: cohort, generators, segmenters, and the grid of trainings."""
@@ -108,7 +98,7 @@ class Study(Grid):
     cluster: ClusterConfig = Field(ClusterConfig(), description="resources of jobs with `run --cluster`", exclude=True)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Study:
+    def _fits_together(self) -> Self:
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             fix = "give either `cohort: {path: ...}`, `phantom: {...}` or `cohorts: {name: {path: ...}, ...}`"
@@ -137,21 +127,31 @@ class Study(Grid):
         places |= {"quality": {"extractors": {"__all__": {"weights"}}}}
         content = _as_before(self.model_dump(mode="json", exclude=places))
         # what came later is left out where it is not used: older studies keep their hash
-        return {name: value for name, value in content.items() if name not in LATER or value is not None}
+        content["report"] = {k: v for k, v in content["report"].items() if (k, v) != ("published", "auto")}
+        later = ("cohorts", "fine_tune")
+        return {name: value for name, value in content.items() if name not in later or value is not None}
 
-    def parts(self) -> dict[str, Study]:
+    def parts(self) -> dict[str, "Study"]:
         """Cohort's name -> the study of this cohort alone; {"": itself} where there is one cohort without a name."""
         if self.cohorts is None:
             return {"": self}
         parts = {}
         title = self.report.title or f"Understudy: {self.name}"
-        for name in self.cohorts:
+        for name, entry in self.cohorts.items():
             published = published_as(name) if self.report.published == "auto" else self.report.published
             report = self.report.model_copy(update={"title": f"{title}, {name}", "published": published})
-            parts[name] = self.model_copy(update={**fields_of_part(self, name), "report": report})
+            phantom = entry.phantom
+            if phantom is not None and phantom.seed is None:
+                phantom = phantom.model_copy(update={"seed": self.derived_seed("phantom", name)})
+            fields = {"cohorts": None, "cohort": entry.cohort, "phantom": phantom, "report": report}
+            for section in ("split", "slices"):
+                if (over := getattr(entry, section)) is not None:  # fields that were given, upon those of the study
+                    below = getattr(self, section).model_dump(exclude_unset=True)
+                    fields[section] = type(over).model_validate({**below, **over.model_dump(exclude_unset=True)})
+            parts[name] = self.model_copy(update=fields)
         return parts
 
-    def with_one_cohort(self, purpose: str) -> Study:
+    def with_one_cohort(self, purpose: str) -> Self:
         """The study; an UnderstudyError if it has several cohorts, of which `purpose` ("a sweep") takes one."""
         if self.cohorts is not None:
             what = f"the study has several cohorts ({', '.join(self.cohorts)}), and {purpose} takes one"
@@ -179,13 +179,9 @@ def _as_before(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_study(source: str | Path, cohort_only: bool = False) -> Study:
-    """Reads a study from a YAML file, or a preset by its name.
+    """Reads a study from a YAML file, or a preset by its name; an UnderstudyError names the line of each problem.
 
-    Args:
-        cohort_only: a file without generators will do, as where only its patients are wanted.
-
-    Raises:
-        UnderstudyError: neither a file nor a preset; what is wrong in the file, with the line of each problem.
+    cohort_only: a file without generators will do, as where only its patients are wanted.
     """
     source = str(source)
     path = Path(source)

@@ -1,7 +1,5 @@
 """YAML with line numbers, and validation errors that name the line, the field, what is allowed and what was meant."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -56,11 +54,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """A YAML file of one mapping, and the line of each of its fields.
-
-    Raises:
-        UnderstudyError: not there, not YAML, a key given twice, not a mapping, too large or too deep.
-    """
+    """A YAML file of one mapping, and the line of each of its fields."""
     if not path.exists():
         raise UnderstudyError("the study file does not exist", where=path, fix="check the path")
     with reading(path), open(path, "rb") as file:

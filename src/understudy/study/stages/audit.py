@@ -1,7 +1,5 @@
 """The stage `audit`: do the synthetic slices of a generator copy the patients that it was trained on?"""
 
-from __future__ import annotations
-
 import shutil
 from typing import Any
 

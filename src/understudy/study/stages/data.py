@@ -1,7 +1,5 @@
 """The stages `phantom` and `prepare`: artificial patients, if there are no others, and how patients become slices."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from dataclasses import asdict, replace
@@ -30,11 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) -> str:
-    """Adds the phantom job, if any, and the prepare job; returns the id of the latter.
-
-    Args:
-        cohort: of the study, if it has been looked for already.
-    """
+    """Adds the phantom job, if any, and the prepare job; returns the id of the latter."""
     spec: dict[str, Any] = {"slices": study.slices.model_dump(mode="json", exclude={"workers"})}
     inputs: list[tuple[str, str]] = []
     local: dict[str, Any] = {"workers": study.slices.workers}
@@ -120,17 +114,11 @@ def prepare(context: Context) -> dict[str, Any]:
     return found | {"volumes_sha256": volumes, "problems": len(listed)}
 
 
-# --- what other stages read of prepared patients ----------------------------------------------------------------------
-
-
 def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDArray[np.int64]:
     """Rows of the training patients, or of the first `patients` of them in an order drawn by `seed`.
 
-    Args:
-        subset: {"patients": 5, "seed": 0}, None for all; of one seed the 5 patients are among the 10.
-
-    Raises:
-        UnderstudyError: there are not so many training patients.
+    `subset`: {"patients": 5, "seed": 0}, None for all; of one seed the 5 patients are among the 10. An error if there
+    are not so many.
     """
     rows = slices.rows(split="train")
     if subset is None:

@@ -1,7 +1,5 @@
 """The stages `generator` and `sample`: a training (or an ensemble's) and its slices, or a folder of foreign images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,7 @@ def generator_jobs(
 ) -> str:  # fmt: skip
     """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter.
 
-    Args:
-        subset: train on some of the training patients only, see `training_rows`.
-        samples: slices to make, in place of the study's number.
+    `subset`: of the training patients, see `training_rows`; `samples`: in place of the study's number.
     """
     generator = study.generators[name]
     if isinstance(generator, FolderGenerator):  # its id follows from what is in the folder

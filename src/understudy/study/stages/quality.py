@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 
 def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Job], baseline: str) -> Job:
-    """The job that measures a generator's samples; files of weights enter by their content.
-
-    Raises:
-        UnderstudyError: a file is absent; the U-Net is asked for and none is trained on real slices.
-    """
+    """The job that measures a generator's samples; files of weights enter by their content."""
     inputs = [("prepare", prepare), ("sample", sampled.id)]
     if any(e.name == "unet" for e in spec.extractors):
         # the first training of a U-Net on all real slices, the baseline's if it is one
@@ -152,11 +148,7 @@ def make_extractor(
     name: str, weights: Path | None = None, sha256: str | None = None, segmenter: Path | None = None,
     resize: "Resize" = "antialiased_bicubic", device: str = "cpu",
 ) -> "Extractor":  # fmt: skip
-    """An extractor by its name; "unet" takes the folder of a `segmenter`, for others see `quality.extractors`.
-
-    Raises:
-        UnderstudyError: unknown name, what it needs is not given, wrong file.
-    """
+    """An extractor by its name; "unet" takes the folder of a `segmenter`, for others see `quality.extractors`."""
     from understudy.quality import extractors
 
     if name not in ("unet", *extractors.NAMES):

@@ -1,7 +1,5 @@
 """The stages `report` and `overview`: the report of what is done, and the page above the reports of several cohorts."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -21,11 +19,7 @@ _COLUMNS = ["stage", "id", "name", "seconds", "peak_rss_mb", "state", "failure",
 
 
 def report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:
-    """The report on one cohort; `name` is that of its folder below the study's, "" for the study's own.
-
-    Raises:
-        UnderstudyError: `report.reading` is not the result of a reading study.
-    """
+    """The report on one cohort; `name` is that of its folder below the study's, "" for the study's own."""
     spec = {**_about(study, whole), "baseline": baseline(study)}
     if (path := study.report.reading) is not None:  # small, so the specification holds it
         content: Any = read_json(path)
@@ -69,12 +63,9 @@ def overview(context: Context) -> dict[str, Any]:
 
 
 def report_again(out: str | Path) -> tuple[Path, str]:
-    """Makes the report of the study in a folder from what is done so far; returns its path and its answer.
+    """Makes the report from what is done so far; returns its path and its answer. An error if nothing was evaluated.
 
-    In a study with several cohorts all reports are made anew, but for those of which nothing was evaluated yet.
-
-    Raises:
-        UnderstudyError: the folder holds no study, or nothing was evaluated yet.
+    With several cohorts all reports are made anew, but for those of which nothing was evaluated yet.
     """
     from understudy.report.overview import write_overview
 
@@ -104,15 +95,11 @@ def answer_of(page: Path) -> str:
 
 
 def _write_report(
-    spec: dict[str, Any], folders: list[Path], planned: list[dict[str, Any]], out: Path, status: pd.DataFrame
+    spec: dict[str, Any], folders: list[Path], planned: list[dict[str, Any]], out: Path, status: "pd.DataFrame"
 ) -> Path:
-    """Builds the report of what is done; an error if nothing was evaluated yet.
+    """Builds the report of what is done, from the report job's spec, and folders and status of the study's jobs.
 
-    Args:
-        spec: of the report job.
-        folders: of the study's jobs; those that are not done are listed, not read.
-        planned: cells of all evaluations that the study asks for, so that the report can say which have no scores.
-        status: of all jobs in the study's folder.
+    `planned`: cells of all evaluations that the study asks for, so that the report can say which have no scores.
     """
     from understudy.report.page import ReportData, build_report
     from understudy.study.correlate import correlate_jobs, write_correlations
@@ -133,12 +120,10 @@ def _write_report(
     names = status["stage"] + "-" + status["id"].str[:12]  # of the jobs' folders
     ((prepared_spec, prepared),) = done["prepare"]
     data = ReportData(
-        title=spec["title"],
-        study=spec["study"],
+        **{name: spec[name] for name in ("title", "study", "baseline")},
         scores=scores,
         slices=prepared / "slices",
         volumes=prepared / "volumes",
-        baseline=spec["baseline"],
         reading=out / "reading" if "reading" in spec else None,
         correlation=out / "correlation" if correlations is not None else None,
         planned=pd.DataFrame(planned),
@@ -204,12 +189,8 @@ def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: P
     hashes = {"cohort": prepared_spec.get("content", "phantom")}
     hashes |= {name: accounts[folder]["results"]["content_hash"] for name, folder in sets.items()}
     return {
-        "command": spec["command"],
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "software": software(),
+        "command": spec["command"], "study_hash": spec["study_hash"], "seeds": seeds, "input_hashes": hashes,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "software": software(),
         "software_of_jobs": [json.loads(entry) for entry in sorted(versions)],
         "torch_threads": sorted({a["torch_threads"] for a in accounts.values() if a["torch_threads"]}),
-        "study_hash": spec["study_hash"],
-        "seeds": seeds,
-        "input_hashes": hashes,
-    }
+    }  # fmt: skip

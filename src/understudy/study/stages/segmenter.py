@@ -1,7 +1,5 @@
 """The stages `segmenter` and `evaluate`: the training of a setting's segmenter, and its test on real patients."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
