@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,8 +24,7 @@ from understudy.errors import Interrupted, UnderstudyError
 from understudy.runtime.checkpoints import StopRequest
 from understudy.study.engine import failures
 from understudy.study.engine.display import Display, Line, RunLog, RunResult, remaining
-from understudy.study.engine.execute import run_job
-from understudy.study.engine.jobs import Job, StageFunction, job_folder, not_done, read_failed, read_quietly
+from understudy.study.engine.jobs import Job, job_folder, not_done, read_failed, read_quietly
 from understudy.study.engine.machine import THREADS, cores, gpus, leased
 from understudy.study.engine.plan import longest_after, width
 
@@ -144,25 +143,14 @@ class Schedule:
         self.disk_full |= kind == "disk"
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs to know once."""
-
-    jobs: Mapping[str, Job]  # of the plan, by id
-    out: Path
-    stages: Mapping[str, StageFunction]  # functions of modules, which another process can import
-    device: str
-    threads: int | None  # that a worker computes with; None: as the environment or PyTorch says
-    gpus: Sequence[str]  # of which each worker leases one; () on a CPU
-    minutes: float | None  # that a job may take
-    devices: int  # that a generator's training is spread over
+Run = Callable[[Job], dict[str, Any]]  # `run_job` with all but the job given; another process can import what it holds
 
 
 class Worker:
-    """A process that does one job at a time; `pass_on` is given each line that it writes."""
+    """A process that does one job at a time; the log passes on each line that it writes."""
 
-    def __init__(self, task: Task, number: int, pass_on: Callable[[str], None]) -> None:
-        self.task, self.number = task, number
+    def __init__(self, pool: Pool, number: int) -> None:
+        self.pool, self.number, self.out = pool, number, pool.schedule.result.out
         self.job: Job | None = None
         self.since = 0.0  # when its job began
         self._begun = False  # its job, rather than starting
@@ -172,10 +160,11 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         output, written = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(task, theirs, written), daemon=False)
+        given = (pool.run, self.out, pool.gpus, pool.threads, theirs, written)
+        self.process = context.Process(target=_work, args=given, daemon=False)
         # the libraries of the new process choose their number of threads by the environment
         before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
-        os.environ.update(before if task.threads is None else dict.fromkeys(THREADS, str(task.threads)))
+        os.environ.update(before if pool.threads is None else dict.fromkeys(THREADS, str(pool.threads)))
         try:
             self.process.start()
         finally:
@@ -188,16 +177,16 @@ class Worker:
         def read() -> None:  # whole lines, so that several workers and a display do not write into each other
             with output, open(output.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
                 for line in lines:
-                    pass_on(f"worker {number}: {line.rstrip()}")
+                    pool.schedule.log.pass_on(f"worker {number}: {line.rstrip()}")
 
         threading.Thread(target=read, daemon=True).start()
 
     def start(self, job: Job) -> None:
         """Gives it a job; a process that is gone is found out by `listen`."""
         self.job, self.since, self._kills, self._begun = job, time.monotonic(), failures.oom_kills(), False
-        self._attempt = failures.next_attempt(job_folder(self.task.out, job))
+        self._attempt = failures.next_attempt(job_folder(self.out, job))
         with contextlib.suppress(BrokenPipeError):
-            self.connection.send(job.id)
+            self.connection.send(job)
 
     def listen(self) -> Outcome | None:
         """What it reports, or that it is lost; None if it only says that it has begun."""
@@ -216,7 +205,7 @@ class Worker:
 
     def end_if_stuck(self) -> None:
         """Kills the process of a job that is past its time limit and did not leave when it was asked to."""
-        minutes = self.task.minutes
+        minutes = self.pool.minutes
         if self.job is None or minutes is None or self._stuck:
             return
         if time.monotonic() - self.since > (60 * minutes + failures.STUCK if self._begun else START):
@@ -233,8 +222,8 @@ class Worker:
         if not self._stuck and self._asked and status == -signal.SIGTERM:  # it was asked to leave before it had begun
             return Outcome(job, interrupted=True)
         killed = failures.lost_process(status, failures.oom_kills() > self._kills)
-        error = failures.TimeLimit(self.task.minutes or 0) if self._stuck else killed
-        failures.record_failure(job_folder(self.task.out, job), job, error, self._attempt)
+        error = failures.TimeLimit(self.pool.minutes or 0) if self._stuck else killed
+        failures.record_failure(job_folder(self.out, job), job, error, self._attempt)
         kind = "lost" if type(error) is failures.LostWorker else failures.failure_class(error, job.stage)
         return Outcome(job, failure=kind, message=str(error))
 
@@ -248,7 +237,9 @@ class Worker:
                 os.kill(self.process.pid, signal.SIGTERM)
 
 
-def _work(task: Task, connection: Connection, written: Connection) -> None:
+def _work(
+    run: Run, out: Path, gpus: Sequence[str], threads: int | None, connection: Connection, written: Connection
+) -> None:
     """What a worker's process does: jobs until the pipe is closed."""
     os.setpgid(0, 0)
     for stream in (1, 2):
@@ -261,42 +252,45 @@ def _work(task: Task, connection: Connection, written: Connection) -> None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with leased(task.gpus) as gpu:
+    with leased(gpus) as gpu:
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-        elif task.gpus:
+        elif gpus:
             return  # another run was faster; without a lease it would compute on that run's GPU
         threading.Thread(target=leave_with_the_run, daemon=True).start()
-        if task.threads is not None:
+        if threads is not None:
             import torch
 
-            torch.set_num_threads(task.threads)
+            torch.set_num_threads(threads)
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
             while True:
-                job = task.jobs[connection.recv()]
+                job = connection.recv()
                 connection.send(None)  # it has begun
-                outcome = _do(task, job)
+                try:
+                    outcome = Outcome(job, run(job))
+                except Exception as error:  # told to the run, and recorded in failed.json
+                    outcome = Outcome.of_error(job, error, out)
                 connection.send(outcome)
                 if outcome.interrupted:
                     return
 
 
-def _do(task: Task, job: Job) -> Outcome:
-    try:
-        done = run_job(job, task.jobs, task.out, task.stages, task.device, False, task.devices, minutes=task.minutes)
-    except Exception as error:  # told to the run, and recorded in failed.json
-        return Outcome.of_error(job, error, task.out)
-    return Outcome(job, done)
-
-
 class Pool:
-    """Runs a schedule's jobs by its number of workers."""
+    """Runs a schedule's jobs by its number of workers.
 
-    def __init__(self, schedule: Schedule, task: Task) -> None:
-        self.schedule, self.task = schedule, task
+    Args:
+        run: of a job, in a worker.
+        gpus: of which each worker leases one; () on a CPU.
+        minutes: that a job may take, as `run` knows too.
+    """
+
+    def __init__(self, schedule: Schedule, run: Run, gpus: Sequence[str], minutes: float | None) -> None:
+        self.schedule, self.run, self.gpus, self.minutes = schedule, run, gpus, minutes
+        # that a worker computes with; one alone: as the environment or PyTorch says, like the run's own process
+        self.threads = max(1, cores() // schedule.workers) if schedule.workers > 1 else None
         self.workers: list[Worker] = []
 
-    def run(self) -> None:
+    def run_all(self) -> None:
         """Until nothing is left that can be done, or a signal: then `Interrupted`, once checkpoints are written."""
         with StopRequest() as stop, Display(self.schedule.log.console) as display:
             try:
@@ -335,7 +329,7 @@ class Pool:
             worker = next((w for w in self.workers if w.job is None), None)
             if worker is None:
                 number = min(set(range(1, schedule.workers + 1)) - {w.number for w in self.workers})
-                worker = Worker(self.task, number, schedule.log.pass_on)
+                worker = Worker(self, number)
                 self.workers.append(worker)
             schedule.begin(job)
             worker.start(job)

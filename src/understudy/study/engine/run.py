@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,8 @@ from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
 from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, read_done, saved_jobs
-from understudy.study.engine.machine import cores
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.pool import Outcome, Pool, Schedule, Task, without_diverged, worker_count
+from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
 
@@ -67,16 +67,15 @@ def run_study(
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
         schedule = Schedule(without_diverged(wanted.jobs, result), result, log)
         schedule.workers, gpus = worker_count(workers, schedule.waiting, device, devices)
+        run = functools.partial(run_job, jobs=plan.by_id, out=folder, stages=table, device=device, devices=devices)
         if schedule.workers > 1 or gpus or minutes is not None:  # a limit needs a process that can be killed
-            # alone: as many threads as the run's own process
-            threads = max(1, cores() // schedule.workers) if schedule.workers > 1 else None
-            Pool(schedule, Task(plan.by_id, folder, dict(table), device, threads, gpus, minutes, devices)).run()
+            Pool(schedule, functools.partial(run, progress=False, minutes=minutes), gpus, minutes).run_all()
         else:
             while ready := schedule.ready():
                 job = ready[0]
                 schedule.begin(job)
                 try:
-                    outcome = Outcome(job, run_job(job, plan.by_id, folder, table, device, progress, devices))
+                    outcome = Outcome(job, run(job, progress=progress))
                 except Interrupted:
                     raise
                 except Exception as error:  # recorded in failed.json by `run_job`
