@@ -166,8 +166,8 @@ class Generator:
         if not (isinstance(n, int | np.integer) and isinstance(seed, int | np.integer) and seed >= 0):
             raise UnderstudyError(f"{n} slices of seed {seed}", fix="give whole numbers, the seed 0 or more")
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "set"
-            return _in_memory(sample_set(self.folder, n, seed, out, 256, psi, self.device, False, sampler))
+            named: Any = {"psi": psi, "sampler": sampler, "device": self.device, "progress": False}
+            return _in_memory(sample_set(self.folder, n, seed, Path(folder) / "set", **named))
 
 
 class ProgressiveGAN(Generator):
