@@ -238,7 +238,7 @@ def _forest_panel(shown: Sequence[Comparison], margin: float, key: str) -> Panel
             axes.plot(r.value, y, marker=c.setting.marker, color=colour, markersize=6.5, markeredgecolor="white")
             if high > top:
                 axes.plot(top, y, marker=">", color="#6D7682", markersize=5, clip_on=False)  # it goes beyond the axis
-            axes.text(0.01 * top, y + 0.18, f"{c.setting.label}: {value(r)} ({interval(r)})", fontsize=8.5,
+            axes.text(0.01 * top, y + 0.22, f"{c.setting.label}: {value(r)} ({interval(r)})", fontsize=8.5,
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})  # fmt: skip
         axes.set(xlim=(0, top), ylim=(-0.45, len(shown) - 0.2), yticks=[])
         axes.xaxis.set_major_formatter(lambda x, _: percent(x))
