@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import (
     atomic_path,
     explain_os_error,
+    held_lock,
     make_folder,
     plain,
     read_json,
@@ -175,3 +180,42 @@ def test_hash_of_equal_values_is_equal() -> None:
 def test_plain_values_are_json() -> None:
     value = {"a": np.float32("nan"), "b": [np.int64(3), np.bool_(True)], 1: float("inf"), "c": (None, Path("x"))}
     assert plain(value) == {"a": None, "b": [3, True], "1": None, "c": [None, "x"]}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from understudy.io.files import held_lock
+with held_lock(Path(sys.argv[1]), "at home", "busy ({holder})", "wait"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        with (
+            pytest.raises(UnderstudyError, match=rf"busy \(process {process.pid} at home\)"),
+            held_lock(path, "here", "busy ({holder})", "wait"),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    with held_lock(path, "here", "busy ({holder})", "wait"):
+        assert path.read_text().endswith(" here\n")
+
+
+def test_a_look_at_the_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`is_locked` holds the lock for an instant; a process that begins just then is not sent away."""
+    path = tmp_path / "lock"
+    path.touch()
+    look = path.open()
+    fcntl.flock(look, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: look.close())
+    with held_lock(path, "here", "busy ({holder})", "wait"):
+        assert path.read_text().endswith(" here\n")
