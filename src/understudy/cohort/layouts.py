@@ -241,9 +241,9 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
                 if key not in found:
                     found[key] = _scan_of(values, "_".join(key), patterns)
                 found[key].files.setdefault(name, []).append(file)
-    for absent, pattern in unmatched.items():
+    if absent := next(iter(unmatched), ""):
         what = f"the pattern of {absent} matches none of the {len(files)} NIfTI files"
-        raise UnderstudyError(what, where=f"{config.path}: {pattern}", fix=f"compare it with {files[0]}")
+        raise UnderstudyError(what, where=f"{config.path}: {patterns[absent]}", fix=f"compare it with {files[0]}")
     scans, notes = sorted(found.values(), key=lambda scan: scan.id), list[Problem]()
     kept = without_masks(scans, config.path, notes) if "{visit}" in config.labels else scans
     matched = {file for scan in scans for own in scan.files.values() for file in own}
