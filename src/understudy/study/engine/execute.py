@@ -50,9 +50,7 @@ def run_job(
         minutes: after which it is stopped, with a checkpoint: `TimeLimit`; it continues when it is run again.
         rank: of this process among those of a launcher; the first runs the job, the others only take part in it.
 
-    Raises:
-        UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
-        Interrupted: SIGTERM or SIGINT; the job continues when it is run again.
+    Raises what the stage raises, and `UnderstudyError` where an input is not done or another process runs the job.
     """
     folder = job_folder(out, job)
     if (finished := read_done(folder)) is not None:
