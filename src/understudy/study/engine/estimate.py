@@ -8,8 +8,6 @@ Counts of the presets' networks are in `costs.json` beside this file, others in 
 a preset or recipe run `python -m understudy.study.engine.estimate`, which writes `costs.json` again.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
