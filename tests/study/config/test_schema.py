@@ -36,7 +36,9 @@ def message(path: Path) -> str:
 
 @st.composite
 def studies(draw: st.DrawFn) -> dict[str, Any]:
-    generators = draw(st.dictionaries(GENERATOR_NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3))
+    generators = draw(
+        st.dictionaries(GENERATOR_NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3)
+    )
     trainings = ["real", "synthetic", "both"] if generators else ["real"]
     return {
         "name": draw(NAMES),
