@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_json
 from understudy.quality.extractors import NAMES, Extractor
+from understudy.quality.metrics import LABELS
 from understudy.segmenters.predict import FORMAT
 from understudy.segmenters.unet import UNetConfig, build_unet
 from understudy.slices import SliceWriter, evenly_coded
 from understudy.study.config.schema import Study, load_study, preset, presets
 from understudy.study.engine.jobs import Context
 from understudy.study.engine.plan import make_plan
+from understudy.study.registry import STAGES
 from understudy.study.stages.data import held_out_slices
 from understudy.study.stages.quality import EncoderExtractor, make_extractor, quality
 from understudy.volumes import SliceGeometry, TestVolume, VolumeSet, VolumeWriter
@@ -49,6 +51,13 @@ def test_each_generator_is_measured_with_the_baselines_network() -> None:
     assert not [job for job in plan_of(quality=None).jobs if job.stage == "quality"]
     before = {job.id for job in plan_of(quality=None).jobs if job.stage != "report"}
     assert before < {job.id for job in plan.jobs}  # nothing else is done again
+
+
+def test_another_metric_is_another_version_of_the_stage() -> None:
+    """Or finished studies never show it: add its key here, and raise the number here and in the registry."""
+    shape = ("precision", "recall", "density", "coverage")
+    keys = ("frechet_distance", "frechet_distance_infinity", "kernel_distance", *shape, "inception_score")
+    assert (STAGES["quality"].version, set(LABELS)) == (1, set(keys))
 
 
 def test_without_a_network_on_real_slices_the_encoder_is_refused() -> None:
