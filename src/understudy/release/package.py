@@ -191,7 +191,7 @@ def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder that becomes `out` if the block succeeds, and one for temporary work; raises if `out` exists."""
     if out.exists():
         raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
-    partial, work = out.with_name(out.name + ".partial"), out.with_name(out.name + ".work")
+    partial, work = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.work")
     with writing(out):
         for folder in (partial, work):
             shutil.rmtree(folder, ignore_errors=True)
