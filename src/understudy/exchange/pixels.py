@@ -76,7 +76,7 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
             what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
             fix = f"save (array > 0.5).astype('uint8'), and {fix}"
     elif scaling == "max":
-        what = f"{seen} cannot be divided by their maximum" if high <= 0 or low < 0 else ""
+        what = f"{seen} cannot be divided by their maximum" if low < 0 else ""
         fix = f"give the two numbers that become 0 and 255 instead: {_EXAMPLE}"
     elif scaling == "as_is":
         fix = f"say which become 0 and 255: {_EXAMPLE}, or --values max"
@@ -93,7 +93,7 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
         single = (single - np.float32(bottom)) * np.float32(255 / (top - bottom))
     if what:
         raise UnderstudyError(what, where=where, fix=fix)
-    return single * np.float32(255 / high) if scaling == "max" else np.clip(single, 0, 255)
+    return single * np.float32(255 / (high or 1)) if scaling == "max" else np.clip(single, 0, 255)  # black stays black
 
 
 def to_8_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
