@@ -44,6 +44,11 @@ def test_a_generator_trains_samples_and_opens(tmp_path: Path) -> None:
     gen = us.StyleGAN2(real.channels, R, channel_base=64).fit(real, kimg=0.05, seed=3, out=tmp_path / "model", batch=8)
     fake = gen.sample(5, seed=1)
     assert (fake.images.shape, fake.channels, fake.classes) == ((5, 1, R, R), real.channels, real.classes)
+    for psi in (7, 0, "1"):
+        with pytest.raises(us.UnderstudyError, match="psi"):
+            gen.sample(1, psi=psi)
+    with pytest.raises(us.UnderstudyError, match="StyleGAN 2 is sampled in one pass"):
+        gen.sample(1, sampler="ddim")  # type: ignore[arg-type]
     opened = us.Generator.open(tmp_path / "model")
     assert isinstance(opened, us.StyleGAN2)
     np.testing.assert_array_equal(opened.sample(2, seed=1).images, fake.images[:2])
@@ -99,7 +104,12 @@ def test_sets_that_do_not_fit_are_refused_before_the_trainings(monkeypatch: pyte
 @pytest.mark.parametrize(
     "mistake",
     [
-        lambda real: us.StyleGAN2(real.channels, R, widht=8).fit(real),
+        lambda real: us.StyleGAN2(real.channels, R, widht=8),
+        lambda real: us.StyleGAN2(real.channels, R, recipe="fast"),  # type: ignore[arg-type]
+        lambda real: us.StyleGAN2(real.channels, 33),
+        lambda real: us.StyleGAN2("T1w", R),
+        lambda real: us.Generator(real.channels, R, kind="stylegan"),
+        lambda real: us.Generator(real.channels, R),
         lambda real: us.StyleGAN2(real.channels, R).fit(real, kimg=0),
         lambda real: us.StyleGAN2(real.channels, R).fit(real, learning_rate=1),
         lambda real: us.StyleGAN2(real.channels, R).fit(real.images),
@@ -116,6 +126,22 @@ def test_sets_that_do_not_fit_are_refused_before_the_trainings(monkeypatch: pyte
 def test_mistakes_are_one_kind_of_error(mistake: Callable[[us.SliceSet], object]) -> None:
     with pytest.raises(us.UnderstudyError):
         mistake(blobs())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "meant"),
+    [
+        (lambda real: us.StyleGAN2(real.channels, R, channel_bas=8), "channel_base"),
+        (lambda real: us.StyleGAN2(real.channels, R).fit(real, kimgs=1), "kimg"),
+        (lambda real: us.UNet(widht=3).fit(real), "width"),
+        (lambda real: us.audit(train=real, held_out=real, synthetic=real, quantil=0.9), "quantile"),
+        (lambda real: us.read(".", "new", resoluton=16), "resolution"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(mistake: Callable[[us.SliceSet], object], meant: str) -> None:
+    with pytest.raises(us.UnderstudyError) as error:
+        mistake(blobs())
+    assert f"did you mean {meant}?" in str(error.value.fix)
 
 
 def test_an_opened_generator_trains_the_same_network(tmp_path: Path) -> None:
