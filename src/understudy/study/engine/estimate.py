@@ -38,7 +38,7 @@ COSTS = Path(__file__).with_name("costs.json")
 REACHED = {"generator": 0.95, "sample": 0.5, "segmenter": 0.9, "evaluate": 1.0}
 # Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
 # network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many
-# seconds a step more than its operations take, 0.03 for StyleGAN 2 and the U-Net, 0.09 for the others.
+# seconds a step more than its operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
 HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} | {"unet": 5.7e9, "swin": 1.5e10}
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
