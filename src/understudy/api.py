@@ -90,7 +90,7 @@ class Generator:
         if isinstance(channels, str):
             raise UnderstudyError(f"channels is {channels!r}, not a list of names", fix=f'e.g. channels=["{channels}"]')
         self.channels, self.resolution, self.recipe, self.device = tuple(channels), resolution, recipe, device
-        self.kind, self._model = kind or getattr(self, "kind", ""), model
+        self.kind, self._model = str(kind or getattr(self, "kind", "")), model
         self.folder: Path | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None  # removed with the generator
         if self.kind not in installed_plugins():

@@ -133,8 +133,8 @@ class SliceSet:
         self.attrs: dict[str, Any] = {}
         self._split: tuple[SliceSet, SliceSet, SliceSet] | None = None
         n, c, h, w = source.shape
-        self._held = isinstance(source, _InMemory) or (isinstance(source, _View) and source.whole.cached)
-        self.cached = self._held or n * (c + 1) * h * w <= cache_bytes
+        self._held: bool = isinstance(source, _InMemory) or (isinstance(source, _View) and source.whole.cached)
+        self.cached: bool = self._held or n * (c + 1) * h * w <= cache_bytes
 
     @classmethod
     def open(cls, path: str | Path, cache_bytes: int = CACHE_BYTES) -> SliceSet:
@@ -196,7 +196,7 @@ class SliceSet:
         if not isinstance(classes, Mapping) and classes and isinstance(classes[0], LabelClass):
             coded, known = classes, np.arange(len(classes))  # of another set: the values are class indices already
         else:
-            named = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
+            named: Any = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
             if wrong := [key for key in named if not isinstance(key, int | np.integer)]:
                 fix = f'e.g. classes={{1: "{wrong[0]}"}}'
                 raise UnderstudyError(f"the keys of `classes` are label values, not {wrong[0]!r}", fix=fix)
