@@ -59,9 +59,8 @@ def sample_set(
     if not isinstance(sampler, SamplerConfig | None):
         raise UnderstudyError(f"the sampler is {sampler!r}", fix='give one, e.g. SamplerConfig(kind="ddim", steps=50)')
     config, contents = members[0].config, [member.content for member in members]
-    identity: dict[str, Any] = {"weights": contents if len(contents) > 1 else contents[0]}
-    identity |= {"count": count, "seed": seed, "psi": psi}
-    identity |= {"sampler": sampler.model_dump(mode="json")} if sampler else {}
+    identity: dict[str, Any] = {"weights": contents if len(contents) > 1 else contents[0], "count": count}
+    identity |= {"seed": seed, "psi": psi} | ({"sampler": sampler.model_dump(mode="json")} if sampler else {})
     if (out / "index.parquet").is_file():
         found = SliceSet.open(out)
         if any(found.attrs.get(key) != identity.get(key) for key in {"sampler", *identity}):
