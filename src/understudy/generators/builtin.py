@@ -111,7 +111,10 @@ class NetworkType(GeneratorType):
 
 
 class GanType(NetworkType):
-    """Generator and discriminator, trained by `gan_step`."""
+    """Generator and discriminator (`networks.base.Gan`), trained by `gan_step`.
+
+    `truncation` is True: a generator without a mean w to be drawn to by `psi` sets it to False.
+    """
 
     state = GanState
     truncation = True

@@ -31,7 +31,7 @@ class GeneratorType(ABC):
 
     name: str  # in study files and records
     recipes: Mapping[str, Mapping[str, Any]] = {}  # its own: name -> the fields that it sets
-    truncation = False  # whether it can be sampled with a `psi` other than 1
+    truncation = False  # whether it can be sampled with a `psi` other than 1; `GanType`, of GANs: True
     takes_sampler = False  # whether it is sampled with a `SamplerConfig`
 
     @abstractmethod
