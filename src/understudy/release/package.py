@@ -18,9 +18,8 @@ from safetensors import safe_open
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, FORMAT
-from understudy.generators.folder import CONFIG, WEIGHTS, save_model
+from understudy.generators.folder import CONFIG, UNTRACED, WEIGHTS, save_model
 from understudy.generators.registry import KINDS, load_generator
-from understudy.generators.training.config import UNTRACED
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
 from understudy.memorization.words import spread
 from understudy.release import documents

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
+from understudy.generators.folder import UNTRACED
 from understudy.generators.registry import KINDS, network_type
-from understudy.generators.training.config import UNTRACED
 from understudy.study.config.networks import NETWORKS, GeneratorSpec, named_kinds, snapshot_points
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.plan import Plan, make_plan
