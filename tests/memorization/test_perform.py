@@ -171,7 +171,7 @@ def test_bad_input_is_one_message(real: SliceSet, mixed: SliceSet, tmp_path: Pat
     with pytest.raises(UnderstudyError, match="both sides"):
         audit(real, other, mixed, FAST)
     nobody = real_set(tmp_path / "nobody", split_of(3, 0))
-    with pytest.raises(UnderstudyError, match="no .*held-out"):
+    with pytest.raises(UnderstudyError, match=r"no .*held-out"):
         audit(nobody, nobody, mixed, FAST)
     larger = synthetic_set(tmp_path / "larger", *heads(1, 4, edge=32))
     with pytest.raises(UnderstudyError, match="32 pixels"):
