@@ -256,6 +256,16 @@ def test_a_folder_with_anything_else_is_not_replaced(tmp_path: Path, name: str) 
     assert kept.read_text() == "mine"
 
 
+def test_a_file_beside_the_set_in_its_folder_is_not_deleted(tmp_path: Path) -> None:
+    made = in_memory().save(tmp_path / "set")
+    (made.folder / "mine.txt").write_text("mine")
+    for replace in (False, True):
+        with pytest.raises(UnderstudyError) as caught:
+            in_memory().save(made.folder, replace=replace)
+        assert caught.value.where == str(made.folder)
+    assert (made.folder / "mine.txt").read_text() == "mine"
+
+
 def test_another_set_is_replaced_only_if_asked(tmp_path: Path) -> None:
     first = write(tmp_path / "set", 4)
     with pytest.raises(UnderstudyError, match="replace=True"):

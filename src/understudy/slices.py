@@ -466,14 +466,13 @@ class SliceWriter:
 
     def _refuse_others(self, replace: bool) -> None:
         """Raises for folders that hold anything but an earlier set, if it may be replaced, or a part of one."""
-        names = [path.name for path in self._partial.iterdir()] if self._partial.exists() else []
-        other, fix = self._partial, "use a new folder"
-        if all(name.lstrip(".").startswith(_OWN) for name in names):
-            other, earlier = self.path, _is_set(self.path)
-            if not other.exists() or (replace and earlier) or not any(other.iterdir()):
-                return
-            fix += ", or save(folder, replace=True)" if earlier else ""
-        raise UnderstudyError("the folder is not empty, and is not replaced", where=other, fix=fix)
+        earlier = _is_set(self.path)
+        for folder, replaceable in ((self._partial, True), (self.path, replace and earlier)):
+            names = [path.name for path in folder.iterdir()] if folder.exists() else []
+            own = all(name.lstrip(".").startswith(_OWN) for name in names)  # nothing that somebody put beside the set
+            if names and not (replaceable and own):
+                fix = "use a new folder" + (", or save(folder, replace=True)" if earlier and own else "")
+                raise UnderstudyError("the folder is not empty, and is not replaced", where=folder, fix=fix)
 
     def _open(self) -> None:
         stamp = self._partial / "identity"

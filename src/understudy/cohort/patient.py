@@ -161,7 +161,9 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
     indices = np.zeros(slices.shape, np.uint8)
     for target, plane in zip(indices, slices, strict=True):
         known = np.count_nonzero(plane == 0)
-        for index, entry in enumerate(classes[1:], start=1) if known < plane.size else ():
+        if known == plane.size:  # many planes are empty
+            continue
+        for index, entry in enumerate(classes[1:], start=1):
             here = plane == entry.source
             target[here] = index
             known += np.count_nonzero(here)

@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -41,7 +42,7 @@ class RawSlice:
     annotated_in: Path
 
 
-class Source:
+class Source(ABC):
     """A folder of slices."""
 
     channels: tuple[str, ...]  # of `RawSlice.images`
@@ -52,9 +53,9 @@ class Source:
     def __init__(self) -> None:
         self.notes: list[str] = []  # how the folder was understood; complete when all slices are read
 
+    @abstractmethod
     def slices(self) -> Iterator[RawSlice]:
         """The slices, always in the same order."""
-        raise NotImplementedError
 
 
 class FileSource(Source):
