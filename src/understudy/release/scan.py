@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError, first_line
-from understudy.release.allowed import UNREADABLE, held
+from understudy.release.allowed import held
 from understudy.release.content import names_below, read_back
 from understudy.release.words import OURS, Words
 from understudy.slices import SliceSet
@@ -38,20 +38,20 @@ def scan(package: Path, certificate: dict[str, Any], real: Sequence[SliceSet], w
     """Searches a package with this certificate for `words` and slices of the `real` sets, which have its channels."""
     slices, count, findings = certificate.get("kind") == "slices", 0, list[str]()
     findings += [f"the package's name holds {what}" for what in words.found_in(package.name)]
-    known, single = _hashes(real, (certificate["data"] if slices else certificate["model"])["channels"])
-    for name, texts, pictures in held(package, certificate, words, findings):
-        findings += [f"{name} holds {what}" for text in texts for what in words.found_in(text, OURS)]
-        if any(_digest(picture) in single for picture in pictures):
-            findings.append(f"{name} shows a channel of a real slice, pixel by pixel")
     try:
+        known, single = _hashes(real, certificate["data" if slices else "model"]["channels"])
+        for name, texts, pictures in held(package, certificate, words, findings):
+            findings += [f"{name} holds {what}" for text in texts for what in words.found_in(text, OURS)]
+            if any(_digest(picture) in single for picture in pictures):
+                findings.append(f"{name} shows a channel of a real slice, pixel by pixel")
         for name, image, _ in read_back(package, certificate["data"]) if slices else ():
             count += 1
             if _digest(image) in known:
                 findings.append(f"slice {name} is a real slice, pixel by pixel")
             elif any(_digest(channel) in single for channel in image):
                 findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
-    except UNREADABLE as error:
-        findings.append(f"the slices cannot be read: {first_line(error)}")
+    except Exception as error:  # what cannot be read does not pass
+        findings.append(f"the package cannot be read: {words.spoken(first_line(error))}")
     return Scan(len(names_below(package)), count, sum(map(len, real)), words.count, words.unsought, findings)
 
 

@@ -49,6 +49,7 @@ _NUMBER = re.compile(r"\d+(?:[-_., /:'’]\d+)*")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|[nrtbf/\"\\])")
 _HASH = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
 _OWN_ID = re.compile(rf"(?<![0-9a-zA-Z]){NEUTRAL}\d{{6,}}(?!\d)")
+_INLINE = re.compile(r"</?(?:[abiu]|em|strong|span|tspan|code|su[bp]|wbr|mark|font)\b[^>]*>|[*`]|<!--|-->")
 # what the software itself writes into documents: the names of patients in an audit, colours, names in figures
 OURS = re.compile(r"\bpatient \d{1,4}\b|(?<=: )#[0-9a-f]{6}(?=[\";}])|(?:(?<=id=\")|(?<=#))[a-z][0-9a-f]{10}(?=[\")])")
 _PATH = re.compile(
@@ -131,14 +132,17 @@ class Words:
         """What a text holds that it must not, in words that do not give it away."""
         found = {f"{self._what[h]} ({_masked(h)})" for h in _HASH.findall(text) if h in self._what}
         text = _OWN_ID.sub(" ", _HASH.sub(" ", text))
-        text = passed_over.sub(" ", text) if passed_over else text
+        text = html.unescape(passed_over.sub(" ", text) if passed_over else text)
         decoded = _ESCAPE.sub(_unescaped, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        decoded = unquote(html.unescape(decoded))
-        for reading in {text, decoded, *([re.sub(r"<[^>]*>", "", decoded)] if "<" in text else [])}:
+        for reading in {text, unquote(decoded), _INLINE.sub("", unquote(decoded))}:
             found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(reading)}
             found |= {f"{self._numbers[n]} ({_masked(n)})" for n in _numbers_in(fold(reading)) if n in self._numbers}
             found |= {f"the path {path}" for path in set(_PATH.findall(reading))}
         return sorted(found)
+
+    def spoken(self, text: str) -> str:
+        """The text, for a log; only its beginning where it gives something away."""
+        return f"{text[:2]}… ({len(text)} characters)" if self.found_in(text) else text
 
     def _spellings(self, text: str) -> Iterator[str]:
         """Spellings of words that stand in a text."""
@@ -159,7 +163,7 @@ class Words:
 def _numbers_in(folded: str) -> Iterator[str]:
     """Whole numbers of a text, and runs of digits between separators, with and without zeros before them."""
     for number in _NUMBER.findall(folded):
-        if not re.fullmatch(r"\d{1,3}\.\d+", number):  # a decimal fraction: measured
+        if not re.fullmatch(r"0\.\d+|\d{1,3}\.(?!\d{3}$)\d+", number):  # a decimal fraction: measured
             for one in (re.sub(r"\D", "", number), *re.findall(r"(?<![\d.])\d+(?![\d.])", number)):
                 yield from (one, one.lstrip("0"))
 
