@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -73,6 +74,26 @@ def test_a_share_of_nothing_is_no_answer() -> None:
     result = us.evaluate(real=real, synthetic=real, segmenter=us.UNet(samples=8, width=8))
     assert np.isnan(result.relative_dice)
     assert "not answered" in repr(result)
+
+
+def test_sets_that_do_not_fit_are_refused_before_the_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("understudy.api.Segmenter.fit")
+    real = blobs()
+    images, labels, patients = real.images, real.labels, real.index["subject"]
+    for other in (
+        us.SliceSet.from_arrays(images[..., ::2, ::2], labels[:, ::2, ::2], channels=real.channels),
+        us.SliceSet.from_arrays(images, labels, channels=["T1w"]),
+        us.SliceSet.from_arrays(images, labels, channels=real.channels, classes=["tumour"]),
+    ):
+        with pytest.raises(us.UnderstudyError, match="synthetic"):
+            us.evaluate(real=real, synthetic=other)
+    split = {"split": np.repeat(["train", "val", "test"], 10)}
+    recorded = us.SliceSet.from_arrays(images, labels, patients=patients, index=pd.DataFrame(split))
+    part = recorded.split()[0]
+    with pytest.raises(us.UnderstudyError, match="only the part train"):
+        us.evaluate(real=part, synthetic=part)
+    with pytest.raises(us.UnderstudyError, match="no held-out slices: the set given holds only the part train"):
+        us.audit(train=part, held_out=part, synthetic=part)
 
 
 @pytest.mark.parametrize(

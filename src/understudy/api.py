@@ -350,14 +350,19 @@ def evaluate(
     from understudy.metrics.scores import score_volume
     from understudy.metrics.statistics import relative_dice, summarise
     from understudy.report.answer import POOREST_BASELINE
+    from understudy.roles import check_alike, only_parts, part_of
+    from understudy.segmenters.mixing import class_table
 
     _check_sets(real=real, synthetic=synthetic)
     segmenter = UNet() if segmenter is None else segmenter
     if not isinstance(segmenter, Segmenter):
         raise UnderstudyError(f"the segmenter is {segmenter!r}", fix="give UNet(...) or Swin(...)")
+    check_alike([part_of("real", real), part_of("synthetic", synthetic)])
+    class_table([c.name for c in synthetic.classes], [c.name for c in real.classes], "synthetic")
     train, val, test = real.last_split
-    if not len(test):
-        raise UnderstudyError("there are no slices of test patients", where=real.path, fix="check the column `split`")
+    if not (len(train) and len(test)):
+        what = f"real has no slices of {'test' if len(train) else 'training'} patients{only_parts(real)}"
+        raise UnderstudyError(what, where=real.path, fix="give the whole set as real: it is split here")
     sets = {"real": (train, None), "synthetic": (None, synthetic), "both": (train, synthetic)}
     rows: list[dict[str, Any]] = []
     for name in ("real", "synthetic", "both")[: 3 if both else 2]:

@@ -262,6 +262,17 @@ def test_a_path_and_a_site_in_a_form(inputs: dict[str, Path], tmp_path: Path) ->
     assert done.certificate["sites_named"] == ["Södersjukhuset"]
 
 
+def test_scores_of_held_out_patients_are_left_out_and_refused(
+    inputs: dict[str, Path], package: Released, tmp_path: Path
+) -> None:
+    table = inputs["audit"] / "private" / "heldout.parquet"
+    assert not list(package.path.rglob(table.name))
+    folder, real = _copy(package, tmp_path), [SliceSet.open(inputs["real"])]
+    shutil.copy(table, folder / table.name)
+    findings = scan(folder, package.certificate, real, Words(secrets_of(real))).findings
+    assert findings == [f"{table.name}: no file of a release"]
+
+
 def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="refuse"):
         released(inputs, tmp_path / "a", decision=decision(decision="refuse"), override="we need it now")

@@ -186,7 +186,7 @@ def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
     for place, what in ((out, "the package"), (_ids_of(out), "the map of the ids of a package")):
         if place.exists():
             raise UnderstudyError(f"{what} is there already", where=place, fix="use a new folder")
-    partial, work = out.with_name(out.name + ".partial"), out.with_name(out.name + ".work")
+    partial, work = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.work")
     with writing(out):
         for folder in (partial, work):
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,8 +8,6 @@ Counts of the presets' networks are in `costs.json` beside this file, others in 
 a preset or recipe run `python -m understudy.study.engine.estimate`, which writes `costs.json` again.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -201,7 +199,7 @@ class Estimate:
         training, heldout, made = self.compared()
         queries = made + heldout + 15 * config.copies
         transforms, channels = len(TRANSFORMS[config.transforms]), self.facts.channels
-        # every view is a product of its own; the prefilter, which saves most of it at 256 pixels, is left out
+        # every view is counted as a product of its own, though views of the same pixels share theirs
         views = (2 + 1 + 1 + channels / 2) if config.more_views else 2
         products = 2.0 * training * queries * transforms * self.resolution**2 * channels * views
         return 6 + products / (self.machine.speed * SEARCHED), made * 60.0 + 2e6

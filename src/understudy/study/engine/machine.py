@@ -5,8 +5,6 @@ The speed is that of a 3x3 convolution, timed once and kept in this machine's ca
 STUDY --speed h100`, or `--speed 2.5e14` (operations a second of large convolutions, forward and backward).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
