@@ -48,7 +48,7 @@ _TOKEN = re.compile(r"[^\W\d_]+|\d+")
 _NUMBER = re.compile(r"\d+(?:[-_., /:'’]\d+)*")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|[nrtbf/\"\\])")
 _HASH = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
-_OWN_ID = re.compile(rf"(?<![0-9a-zA-Z]){NEUTRAL}\d{{6,}}(?!\d)")
+_COUNTED = re.compile(rf"(?<![0-9a-zA-Z])(?:{NEUTRAL}|shard-)\d{{6,}}(?!\d)")  # released slices, shards
 _INLINE = re.compile(r"</?(?:[abiu]|em|strong|span|tspan|code|su[bp]|wbr|mark|font)\b[^>]*>|[*`]|<!--|-->")
 # what the software itself writes into documents: the names of patients in an audit, colours, names in figures
 OURS = re.compile(r"\bpatient \d{1,4}\b|(?<=: )#[0-9a-f]{6}(?=[\";}])|(?:(?<=id=\")|(?<=#))[a-z][0-9a-f]{10}(?=[\")])")
@@ -131,10 +131,10 @@ class Words:
     def found_in(self, text: str, passed_over: re.Pattern[str] | None = None) -> list[str]:
         """What a text holds that it must not, in words that do not give it away."""
         found = {f"{self._what[h]} ({_masked(h)})" for h in _HASH.findall(text) if h in self._what}
-        text = _OWN_ID.sub(" ", _HASH.sub(" ", text))
+        text = _COUNTED.sub(" ", _HASH.sub(" ", text))
         text = html.unescape(passed_over.sub(" ", text) if passed_over else text)
-        decoded = _ESCAPE.sub(_unescaped, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        for reading in {text, unquote(decoded), _INLINE.sub("", unquote(decoded))}:
+        decoded = _decoded(_decoded(text))  # a form may quote what was quoted already
+        for reading in {text, decoded, _INLINE.sub("", decoded)}:
             found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(reading)}
             found |= {f"{self._numbers[n]} ({_masked(n)})" for n in _numbers_in(fold(reading)) if n in self._numbers}
             found |= {f"the path {path}" for path in set(_PATH.findall(reading))}
@@ -173,6 +173,12 @@ def _masked(word: str) -> str:
     return f"{word[:2]}…, {len(word)} characters"
 
 
-def _unescaped(match: re.Match[str]) -> str:
-    code = match[1] or match[2] or match[3]
-    return chr(min(int(code, 16), 0x10FFFF)) if code else " "
+def _decoded(text: str) -> str:
+    """Without the escapes of JSON, YAML, HTML and addresses."""
+
+    def character(match: re.Match[str]) -> str:
+        code = match[1] or match[2] or match[3]
+        return chr(min(int(code, 16), 0x10FFFF)) if code else " "
+
+    plain = _ESCAPE.sub(character, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unquote(html.unescape(plain))
