@@ -11,6 +11,7 @@ import html
 import io
 import json
 import os
+import re
 import struct
 import tarfile
 import unicodedata
@@ -127,6 +128,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "tags inside": lambda w: f"{w[:3]}<b>{w[3:]}</b>",
     "quotation marks": lambda w: f"“{w}”",
     "key and value": lambda w: f"PatientID={w};",
+    "numbers without zeros before them": lambda w: re.sub(r"(?<!\d)0+(?=\d)", "", w),
+    "numbers with zeros before them": lambda w: re.sub(r"\d+", lambda m: f"00{m[0]}", w),
     "digits alone": _number(str),
     "digits, zeros before": _number(lambda d: f"000{d}"),
     "digits in groups": _number(lambda d: f"{d[:-3]} {d[-3:]}"),
@@ -405,7 +408,7 @@ def _tar(change: Callable[[tarfile.TarInfo, bytes, str], tuple[tarfile.TarInfo, 
             for number, (member, content) in enumerate(members):
                 entry = tarfile.TarInfo(member.name)
                 entry.mode = 0o644
-                if number == 3:
+                if number == (0 if change is _png_member else 3):
                     entry, content = change(entry, content, text)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
@@ -428,6 +431,10 @@ def _row(key: str) -> Plant:
         return entry, (json.dumps(row, sort_keys=True) + "\n").encode()
 
     return _tar(change, tarfile.USTAR_FORMAT)
+
+
+def _png_member(entry: tarfile.TarInfo, content: bytes, text: str) -> tuple[tarfile.TarInfo, bytes]:
+    return entry, PNG_CHANGES["zTXt"](text)(content)
 
 
 def _more_member(folder: Path, text: str) -> None:
@@ -497,6 +504,7 @@ OF_LAYOUT: dict[str, dict[str, Plant]] = {
         "the group": _member(gname=_safe),
         "a link's target": _member(linkname=_safe),
         "a comment": _member(pax_headers=lambda t: {"comment": t}),
+        "a PNG, zTXt": _tar(_png_member, tarfile.USTAR_FORMAT),
         "a row, another field": _row("subject"),
         "a row, the generator": _row("generator"),
         "a row, the seed": _row("seed"),

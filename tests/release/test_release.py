@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_release import ABOUT, CONFIG, decision, made, make_inputs, released
+from typer.testing import CliRunner
 
 import understudy.release.package as package_module
+from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import unpacked
 from understudy.exchange.read import read_folder
@@ -203,6 +205,9 @@ def test_ids_are_a_counter_in_an_order_that_only_the_map_beside_the_package_tell
     assert ids["row"].tolist() != sorted(ids["row"])
     again = released(inputs, tmp_path / "again")
     assert pd.read_csv(again.ids)["row"].tolist() != ids["row"].tolist()  # type: ignore[arg-type]
+    said = CliRunner().invoke(app, ["release", "scan", str(again.path), "--training", str(inputs["real"])])
+    assert said.exit_code == 0, said.output
+    assert "56 slices searched, nothing found\n2 of" in said.output  # the site "A", and the slices' folder
     shutil.rmtree(again.path)
     with pytest.raises(UnderstudyError, match="map of the ids"):  # which would be lost
         released(inputs, again.path)

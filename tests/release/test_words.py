@@ -55,6 +55,7 @@ def test_sites_are_found_but_for_those_that_may_be_named(tmp_path: Path) -> None
         ("234567", "123456789, 0.234567 and 51.2345678 of them"),
         ("sub-01", "sub 0123"),
         ("patient_39", "a patient&#39;s slice"),
+        ("P007", "P 7"),  # too short without its zeros
     ],
 )
 def test_a_text_that_is_clean(patient: str, text: str) -> None:
@@ -106,7 +107,7 @@ def test_hashes_neutral_ids_and_names_of_an_audit_are_no_ids() -> None:
 def test_the_id_of_a_slice_is_found_by_its_own_spelling_where_it_says_nothing_of_the_patient() -> None:
     words = Words({"AB1234": "a patient's id", "AB1234_017": "a slice's id", "scan-77x-003": "a slice's id"})
     assert words.found_in("ab1234 017") == ["a patient's id (ab…, 6 characters)"]
-    assert words.found_in("SCAN77X003") == ["a slice's id (sc…, 10 characters)"]
+    assert "a slice's id (sc…, 10 characters)" in words.found_in("SCAN77X003")
 
 
 def test_many_ids_do_not_alarm_in_a_report_of_numbers() -> None:

@@ -230,7 +230,7 @@ def _table(columns: dict[str, pa.DataType], path: Path, data: dict[str, Any]) ->
         raise Odd("hashes that are none")
     if content.table_bytes(table) != path.read_bytes():
         raise Odd("more than its columns, or written by another version of pyarrow")
-    return [str(name) for name in table["generator"].unique().to_pylist()], []
+    return [str(value) for name in ("generator", "seed") for value in table[name].unique().to_pylist()], []
 
 
 def _shard(path: Path, data: dict[str, Any]) -> Content:
@@ -260,7 +260,7 @@ def _is_one_frame(chunk: bytes) -> bool:
 
 
 def _tar(path: Path, data: dict[str, Any]) -> Content:
-    generators, endings = set(), {f"{token(c)}.png" for c in (*data["channels"], SEGMENTATION)}
+    values, endings = set[str](), {f"{token(c)}.png" for c in (*data["channels"], SEGMENTATION)}
     with open(path, "rb") as file:
         while (header := file.read(512)).strip(b"\0"):
             entry = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
@@ -277,10 +277,10 @@ def _tar(path: Path, data: dict[str, Any]) -> Content:
             row = {"id": key} | {k: json.loads(member)[k] for k in ("generator", "seed")}
             if member != content.row_json(row) or not isinstance(row["seed"], int | None):
                 raise Odd("a row that says more than id, generator and seed")
-            generators.add(str(row["generator"]))
+            values |= {str(row["generator"]), str(row["seed"])}
         if file.read().strip(b"\0"):
             raise Odd("something behind the last member")
-    return sorted(generators), []
+    return sorted(values), []
 
 
 def _weights(path: Path, data: dict[str, Any]) -> Content:

@@ -77,7 +77,7 @@ def clean_set(
     s, index = synthetic, synthetic.index
     rows_of = kept[np.random.default_rng(secrets.randbits(128) if order is None else order).permutation(len(kept))]
     writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes)
-    parts = []
+    parts: list[pd.DataFrame] = []
     for rows, images, labels in s.blocks(rows_of):
         done = READ * len(parts)
         frame = pd.DataFrame({"id": [neutral_id(done + i) for i in range(len(rows))]})

@@ -68,8 +68,9 @@ def fold(text: str) -> str:
 
 
 def _foldings(text: str) -> set[str]:
-    """As `fold`, and with two letters in place of an umlaut."""
-    return {fold(text), fold(unicodedata.normalize("NFC", text).lower().translate(_SPELT_OUT))}
+    """As `fold`; with two letters in place of an umlaut; without zeros before numbers."""
+    found = {fold(text), fold(unicodedata.normalize("NFC", text).lower().translate(_SPELT_OUT))}
+    return found | {re.sub(r"(?<!\d)0+(?=\d)", "", one) for one in found}
 
 
 def _squeezed(folded: str) -> str:
