@@ -68,10 +68,6 @@ Content = tuple[list[str], list[Pixels]]  # texts of a file, to be searched, and
 Check = Callable[[Path, dict[str, Any]], Content]  # reads a file, given what the certificate says of the data
 
 
-class Odd(ValueError):
-    """Something that a file of its kind may not hold."""
-
-
 def held(
     folder: Path, certificate: dict[str, Any], words: Words, problems: list[str]
 ) -> Iterator[tuple[str, list[str], list[Pixels]]]:
@@ -82,17 +78,18 @@ def held(
     for name in [*below, *content.names_below(folder)]:
         path = folder / name
         try:
-            if any(not a.startswith(("security.", "system.")) for a in os.listxattr(path, follow_symlinks=False)):
-                raise Odd("it has extended attributes")  # those of the system, such as access rights, do not travel
+            attributes = os.listxattr(path, follow_symlinks=False) if hasattr(os, "listxattr") else []
+            if any(not a.startswith(("security.", "system.")) for a in attributes):  # such as access rights
+                raise ValueError("it has extended attributes")
             if str(path) in empty:
-                raise Odd("an empty folder")
+                raise ValueError("an empty folder")
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise Odd("a link, or no plain file")
+                raise ValueError("a link, or no plain file")
             if path.is_dir():
                 continue
             match, check = next(((m, c) for p, c in listed.items() if (m := re.fullmatch(p, name))), (None, None))
             if match is None or check is None:
-                raise Odd("no file of a release")
+                raise ValueError("no file of a release")
             if "id" in match.groupdict():
                 _check_id(match["id"], data)
             yield name, *check(path, data)
@@ -104,8 +101,8 @@ def held(
 def _listed(certificate: dict[str, Any]) -> dict[str, Check]:
     """The list: regular expression of a file's name -> what reads a file of this kind."""
     slices = certificate["kind"] == "slices"
-    names = (*(DOCUMENTS if slices else MODEL_DOCUMENTS), CRATE, SUMS)
-    found = {re.escape(name): _BY_ENDING[PurePosixPath(name).suffix] for name in names}
+    names = (*(DOCUMENTS if slices else MODEL_DOCUMENTS), CRATE)
+    found = {re.escape(name): _BY_ENDING[PurePosixPath(name).suffix] for name in names} | {SUMS: _sums}
     if not slices:
         return found
     data, layout = certificate["data"], certificate["layout"]
@@ -135,7 +132,7 @@ def _listed(certificate: dict[str, Any]) -> dict[str, Check]:
 def _check_id(name: str, data: dict[str, Any]) -> None:
     number = int(name.removeprefix(NEUTRAL))
     if name != neutral_id(number) or number >= data["slices"]:
-        raise Odd("the id of no slice of this package")
+        raise ValueError("the id of no slice of this package")
 
 
 def _text(path: Path, data: dict[str, Any]) -> Content:
@@ -147,8 +144,17 @@ def _checked_text(raw: bytes, figures: re.Pattern[str] | None = None) -> str:
     text = raw.decode("utf-8")
     text = figures.sub(" ", text) if figures else text
     if _CONTROL.search(text) or _ENCODED.search(text):
-        raise Odd("a character that no text has, or a word of 400 characters, which may be anything encoded")
+        raise ValueError("a character that no text has, or a word of 400 characters, which may be anything encoded")
     return text
+
+
+def _sums(path: Path, data: dict[str, Any]) -> Content:
+    """Hashes of files that are here, whose names are on the list; there may be hundreds of thousands."""
+    names = {*content.names_below(path.parent)}
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        if not all(re.match(r"[0-9a-f]{64}  ", line) and line[66:].removesuffix("\n") in names for line in lines):
+            raise ValueError("a line that is no hash of a file here")
+    return [], []
 
 
 def _json(path: Path, data: dict[str, Any]) -> Content:
@@ -162,7 +168,7 @@ def _page(path: Path, data: dict[str, Any]) -> Content:
     figures = [(kind, base64.b64decode(x, validate=True)) for kind, x in _FIGURE.findall(raw.decode("utf-8"))]
     texts = [_checked_text(raw, _FIGURE), *(_checked_text(x) for kind, x in figures if kind != "png")]
     if any(re.search(r"\bdata:\w+/|<!ENTITY|<script", text) for text in texts):
-        raise Odd("something embedded that is no picture")
+        raise ValueError("something embedded that is no picture")
     return texts, [_pixels(x) for kind, x in figures if kind == "png"]
 
 
@@ -177,7 +183,7 @@ def _plane(path: Path, data: dict[str, Any]) -> Content:
 
 def _check_plane(png: bytes, data: dict[str, Any]) -> None:
     if _pixels(png).shape != (data["resolution"], data["resolution"]):
-        raise Odd("not the grey pixels of a slice")
+        raise ValueError("not the grey pixels of a slice")
 
 
 def _pixels(png: bytes) -> Pixels:
@@ -185,11 +191,11 @@ def _pixels(png: bytes) -> Pixels:
     packed = b""
     for kind, chunk in png_chunks(png):
         if kind not in (b"IHDR", b"IDAT", b"IEND") or (kind == b"IEND" and len(chunk) > 12):
-            raise Odd(f"{len(chunk)} bytes beside its pixels ({kind.decode('latin1') or 'behind its end'})")
+            raise ValueError(f"{len(chunk)} bytes beside its pixels ({kind.decode('latin1') or 'behind its end'})")
         packed += chunk[8:-4] if kind == b"IDAT" else b""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         if image.mode not in ("L", "RGB") or image.width * image.height > _LARGEST:
-            raise Odd(f"a picture of mode {image.mode} and {image.size} pixels")
+            raise ValueError(f"a picture of mode {image.mode} and {image.size} pixels")
         pixels = np.asarray(image)
     _inflated(packed, zlib.MAX_WBITS, pixels.nbytes + len(pixels))  # a byte a row names its filter
     return pixels
@@ -200,7 +206,7 @@ def _inflated(packed: bytes, bits: int, size: int) -> bytes:
     stream = zlib.decompressobj(bits)
     found = stream.decompress(packed, size + 1)
     if len(found) != size or not stream.eof or stream.unused_data:
-        raise Odd("more or less than its pixels")
+        raise ValueError("more or less than its pixels")
     return found
 
 
@@ -214,7 +220,7 @@ def _nifti(path: Path, data: dict[str, Any]) -> Content:
     empty = _empty_nifti(edge, tuple(data["spacing"] or ()))
     found, header = _inflated(raw, 16 + zlib.MAX_WBITS, len(empty)), len(empty) - edge * edge
     if raw[3:8] != bytes(5) or found[:header] != empty[:header]:  # flags of gzip (a name, a comment), its time
-        raise Odd("another header than that of a slice")
+        raise ValueError("another header than that of a slice")
     return [], []
 
 
@@ -222,15 +228,14 @@ def _table(columns: dict[str, pa.DataType], path: Path, data: dict[str, Any]) ->
     schema = content.table_schema(columns, [c["name"] for c in data["classes"][1:]])
     table = pq.read_table(path)
     if not table.schema.equals(schema):
-        raise Odd("columns, or types of columns, that a release does not have")
+        raise ValueError("columns, or types of columns, that a release does not have")
     hashes = table["sha256"].to_pylist() if "sha256" in columns else []
-    if table["id"].to_pylist() != [neutral_id(i) for i in range(data["slices"])]:
-        raise Odd("ids that are no counter")
-    if not all(re.fullmatch(r"[0-9a-f]{64}", str(value)) for value in hashes):
-        raise Odd("hashes that are none")
+    counted = table["id"].to_pylist() == [neutral_id(i) for i in range(data["slices"])]
+    if not counted or not all(re.fullmatch(r"[0-9a-f]{64}", str(value)) for value in hashes):
+        raise ValueError("ids that are no counter, or hashes that are none")
     if content.table_bytes(table) != path.read_bytes():
-        raise Odd("more than its columns, or written by another version of pyarrow")
-    return [str(value) for name in ("generator", "seed") for value in table[name].unique().to_pylist()], []
+        raise ValueError("more than its columns, or written by another version of pyarrow")
+    return ["\n".join(str(v) for name in ("generator", "seed") for v in table[name].unique().to_pylist())], []
 
 
 def _shard(path: Path, data: dict[str, Any]) -> Content:
@@ -240,10 +245,10 @@ def _shard(path: Path, data: dict[str, Any]) -> Content:
     for item, (start, length) in enumerate(np.frombuffer(raw[-size:-4], "<u8").reshape(SHARD, 2).tolist(), first):
         if not start == length == _ABSENT:
             if start != at or item >= data["slices"] or not _is_one_frame(raw[at : at + length]):
-                raise Odd("something between the slices")
+                raise ValueError("something between the slices")
             at += length
     if at != len(raw) - size:
-        raise Odd("something behind the slices")
+        raise ValueError("something behind the slices")
     return [], []
 
 
@@ -265,29 +270,29 @@ def _tar(path: Path, data: dict[str, Any]) -> Content:
         while (header := file.read(512)).strip(b"\0"):
             entry = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
             if tar_header(entry.name, entry.size).tobuf(tarfile.USTAR_FORMAT) != header or entry.size > _LARGEST:
-                raise Odd("a member whose header says more than name and size")
+                raise ValueError("a member whose header says more than name and size")
             padded = file.read(-(-entry.size // 512) * 512)
             (key, _, ending), member = entry.name.partition("."), padded[: entry.size]
             _check_id(key, data)
             if len(member) < entry.size or padded[entry.size :].strip(b"\0") or ending not in {*endings, "json"}:
-                raise Odd("a member that is no channel, annotation or row of a slice, or something behind it")
+                raise ValueError("a member that is no channel, annotation or row of a slice, or something behind it")
             if ending in endings:
                 _check_plane(member, data)
                 continue
             row = {"id": key} | {k: json.loads(member)[k] for k in ("generator", "seed")}
             if member != content.row_json(row) or not isinstance(row["seed"], int | None):
-                raise Odd("a row that says more than id, generator and seed")
+                raise ValueError("a row that says more than id, generator and seed")
             values |= {str(row["generator"]), str(row["seed"])}
         if file.read().strip(b"\0"):
-            raise Odd("something behind the last member")
-    return sorted(values), []
+            raise ValueError("something behind the last member")
+    return ["\n".join(sorted(values))], []
 
 
 def _weights(path: Path, data: dict[str, Any]) -> Content:
     """Weights of the network that the configuration describes, and of no other."""
     with safe_open(path, "pt") as tensors:  # refuses gaps, and bytes behind the last tensor
         if said := tensors.metadata():
-            raise Odd(f"metadata ({len(said)} fields)")
+            raise ValueError(f"metadata ({len(said)} fields)")
     load_generator(path.parent)  # refuses tensors that are missing, strange, or of another shape
     return [], []
 

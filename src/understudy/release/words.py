@@ -37,10 +37,7 @@ _COMMON = {
     "unknown",
     "",
 }
-_COLUMNS = {  # of an index, and what they hold; patients first
-    "subject": "a patient's id", "patient": "a patient's id", "id": "a slice's id", "scan": "a scan's id",
-    "session": "a session's id", "site": "a site's name", "file": "a file's name", "path": "a path",
-}  # fmt: skip
+_COLUMNS = {"subject": "a patient's id", "id": "a slice's id", "site": "a site's name"}  # of an index; patients first
 _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
 _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _LOOK_ALIKE = str.maketrans("авекмнорстухіјαβεικνορτυχ", "abekmhopctyxijabeiknoptux")  # Cyrillic and Greek
@@ -138,7 +135,7 @@ class Words:
         for reading in {text, decoded, _INLINE.sub("", decoded)}:
             found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(reading)}
             found |= {f"{self._numbers[n]} ({_masked(n)})" for n in _numbers_in(fold(reading)) if n in self._numbers}
-            found |= {f"the path {path}" for path in set(_PATH.findall(reading))}
+            found |= {f"a path ({path[:3]}…, {len(path)} characters)" for path in _PATH.findall(reading)}
         return sorted(found)
 
     def spoken(self, text: str) -> str:
