@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.reading.analyse import analyse
+from understudy.reading.folder import open_folder
 from understudy.reading.prepare import Design, prepare
 from understudy.reading.results import sentences, write_result
+from understudy.slices import SliceSet
 
 SUBJECTS = [("a", "test", 9), ("b", "test", 3), ("c", "val", 6), ("secret-train", "train", 20)]
 
@@ -66,6 +68,20 @@ def test_nothing_in_the_folder_tells(tmp_path, sets):
         chunks = file.read_bytes()
         assert b"tEXt" not in chunks
         assert b"tIME" not in chunks
+
+
+def test_sizes_on_disk_and_as_sent_are_one(tmp_path, sets):
+    real, flat = sets[0], tmp_path / "flat"
+    made = SliceSet.from_arrays(
+        np.full((30, 2, 32, 32), 90, np.uint8), np.zeros((30, 32, 32), int), channels=real.channels
+    )
+    _, out, key = prepared(tmp_path, (real, {"flat": made.save(flat)}))
+    assert {e["source"] for e in json.loads(key.read_text())["items"].values()} == {"real", "flat"}
+    assert len({(file.stat().st_size, file.stat().st_blocks) for file in (out / "images").iterdir()}) == 1
+    served = open_folder(out)
+    assert {len(served.panel(item, n)) for item in served.items for n in range(2)} == {served.length}
+    worst = json.loads(key.read_text())["telltales"][0]  # still measured, as readers see smoothness
+    assert worst["auc"] == 1
 
 
 def test_pixels_are_the_slice_windowed_alike(tmp_path, sets):

@@ -13,9 +13,10 @@ import pytest
 from made_release import ABOUT, make_inputs, released
 
 from understudy.io.files import read_json, write_json
+from understudy.release.allowed import DOCUMENTS
 from understudy.release.content import LAYOUTS
 from understudy.release.documents import croissant, ro_crate
-from understudy.release.package import DOCUMENTS, Released
+from understudy.release.package import Released
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The inplace keyword")  # of theirs
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_release import CONFIG, decision, made, make_inputs, released
+from made_release import ABOUT, CONFIG, decision, made, make_inputs, released
+from typer.testing import CliRunner
 
 import understudy.release.package as package_module
+from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import unpacked
 from understudy.exchange.read import read_folder
@@ -24,9 +26,11 @@ from understudy.memorization.perform import audit
 from understudy.release import documents
 from understudy.release.content import write_sums
 from understudy.release.forms import About, Decision, read_form, write_templates
-from understudy.release.package import Released
-from understudy.release.scan import scan, secret_words
+from understudy.release.gate import Audited
+from understudy.release.package import Released, release_slices
+from understudy.release.scan import scan
 from understudy.release.verify import verify
+from understudy.release.words import Words, secrets_of
 from understudy.slices import SliceSet
 
 
@@ -72,7 +76,10 @@ def test_every_layout_is_read_back_pixel_by_pixel(inputs: dict[str, Path], tmp_p
     assert (tmp_path / "sheet.png").stat().st_size > 0
     read = read_folder(*unpacked(tmp_path / "out", FolderSpec()), tmp_path / "read", progress=False)
     source = SliceSet.open(inputs["synthetic"])
-    rows = [source.index["id"].tolist().index(i) for i in read.index["id"]]
+    ids = pd.read_csv(tmp_path / "out.ids.csv").set_index("released")
+    rows = ids["row"][read.index["id"]].tolist()
+    assert source.index["id"][rows].tolist() == ids["id"][read.index["id"]].tolist()
+    assert sorted(read.index["id"]) == [f"syn{i:06d}" for i in range(len(rows))]
     assert 7 not in rows
     assert len(rows) == done.certificate["audit"]["released"] < 60
     order = [read.channels.index(c) for c in source.channels]
@@ -83,7 +90,7 @@ def test_every_layout_is_read_back_pixel_by_pixel(inputs: dict[str, Path], tmp_p
 @pytest.mark.usefixtures("once")
 def test_tar_headers_tell_nothing_and_equal_slices_give_equal_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
-        released(inputs, tmp_path / name, "webdataset", shard_bytes=60_000)
+        released(inputs, tmp_path / name, "webdataset", shard_bytes=60_000, order=1)
     shards = sorted((tmp_path / "a" / "data").glob("*.tar"))
     assert len(shards) > 1
     for path in shards:
@@ -155,10 +162,10 @@ def test_a_smuggled_training_slice(inputs: dict[str, Path], tmp_path: Path) -> N
     assert any("was changed" in p for p in verify(tmp_path / "out").problems)
     write_sums(tmp_path / "out")  # hashes made anew: the manifest still tells
     problems = verify(tmp_path / "out").problems
-    assert any(p.startswith("slice g") and "was changed" in p for p in problems)
+    assert any(p.startswith("slice syn") and "was changed" in p for p in problems)
     assert any("published" in p for p in verify(tmp_path / "out", done.root).problems)
     real = [SliceSet.open(inputs["real"])]
-    found = scan(tmp_path / "out", done.certificate["data"], real, secret_words(real))
+    found = scan(tmp_path / "out", done.certificate, real, Words(secrets_of(real)))
     assert any("is a real slice" in f for f in found.findings)
 
 
@@ -183,9 +190,81 @@ def test_scan_finds_a_patient_id(inputs: dict[str, Path], package: Released, tmp
     else:
         with open(folder / place, "a") as handle:
             handle.write("Patient_T1")
-    findings = scan(folder, package.certificate["data"], real, secret_words(real)).findings
-    assert any("an id" in f for f in findings)
+    findings = scan(folder, package.certificate, real, Words(secrets_of(real))).findings
+    assert any("a patient's id" in f or "columns" in f for f in findings)
     assert not any("Patient_T1" in f for f in findings)
+
+
+def test_ids_are_a_counter_in_an_order_that_only_the_map_beside_the_package_tells(
+    inputs: dict[str, Path], package: Released, tmp_path: Path
+) -> None:
+    assert package.ids == package.path.with_name("heads.ids.csv")
+    assert package.ids.stat().st_mode & 0o077 == 0
+    ids = pd.read_csv(package.ids)
+    assert list(ids) == ["released", "id", "row"]
+    assert ids["row"].tolist() != sorted(ids["row"])
+    again = released(inputs, tmp_path / "again")
+    assert pd.read_csv(again.ids)["row"].tolist() != ids["row"].tolist()  # type: ignore[arg-type]
+    said = CliRunner().invoke(app, ["release", "scan", str(again.path), "--training", str(inputs["real"])])
+    assert said.exit_code == 0, said.output
+    assert "56 slices searched, nothing found\n2 of" in said.output  # the site "A", and the slices' folder
+    shutil.rmtree(again.path)
+    with pytest.raises(UnderstudyError, match="map of the ids"):  # which would be lost
+        released(inputs, again.path)
+
+
+@pytest.mark.usefixtures("once")
+@pytest.mark.parametrize("column", ["id", "generator", "seed", "subject"])
+@pytest.mark.parametrize("patient", ["MR.1234.567", "P 77 Smith", "Müller_01"])
+def test_a_patient_in_the_index_of_synthetic_slices(
+    inputs: dict[str, Path], tmp_path: Path, column: str, patient: str
+) -> None:
+    """An id is made anew, a column that no release has stays behind, and in the others nothing is rewritten."""
+    real, made_of = SliceSet.open(inputs["real"]), SliceSet.open(inputs["synthetic"])
+    named = real.index.replace({"subject": {"Patient_T1": patient}})
+    real.index, made_of.index = named, made_of.index.copy()
+    made_of.index[column] = [f"gen_{patient}_{i}" for i in range(60)]
+    audited = Audited(made_of, real, real, inputs["audit"])
+    if column in ("generator", "seed"):
+        with pytest.raises(UnderstudyError, match="another type" if column == "seed" else "a patient's id"):
+            release_slices(audited, ABOUT, decision(), tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+        return
+    done = release_slices(audited, ABOUT, decision(), tmp_path / "out")
+    everything = b"".join(p.read_bytes() for p in done.path.rglob("*") if p.is_file())
+    assert not any(word.encode() in everything for word in (patient, "MR_1234", "P_77", "M_ller", "gen_"))
+
+
+@pytest.mark.parametrize("place", ["title", "sources", "keywords", "remarks", "override", "out"])
+def test_forms_are_searched_before_anything_is_written(inputs: dict[str, Path], tmp_path: Path, place: str) -> None:
+    real = SliceSet.open(inputs["real"])
+    audited, words = Audited(SliceSet.open(inputs["synthetic"]), real, real, inputs["audit"]), "as PATIENT-T1 moved"
+    about, signed, out = ABOUT, decision(), tmp_path / "out"
+    if place == "remarks":
+        signed = decision(remarks=words)
+    elif place == "out":
+        out = tmp_path / "heads of patient t1"
+    elif place != "override":
+        about = ABOUT.model_copy(update={place: [words] if place in ("sources", "keywords") else words})
+    with pytest.raises(UnderstudyError, match="a patient's id"):
+        release_slices(audited, about, signed, out, override=words if place == "override" else None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("once")
+def test_a_path_and_a_site_in_a_form(inputs: dict[str, Path], tmp_path: Path) -> None:
+    real = SliceSet.open(inputs["real"])
+    real.index = real.index.assign(site="Södersjukhuset")
+    audited = Audited(SliceSet.open(inputs["synthetic"]), real, real, inputs["audit"])
+    named = ABOUT.model_copy(update={"publisher": "Sodersjukhuset"})
+    with pytest.raises(UnderstudyError, match=r"a site's name(?s:.*)sites_named"):
+        release_slices(audited, named, decision(), tmp_path / "out")
+    allowed = named.model_copy(update={"sites_named": ["Södersjukhuset"]})
+    with pytest.raises(UnderstudyError, match=r"about.yaml holds a path \(/da…, 19 characters"):
+        changed = allowed.model_copy(update={"description": "From /data/hospital/scan."})
+        release_slices(audited, changed, decision(), tmp_path / "out")
+    done = release_slices(audited, allowed, decision(), tmp_path / "out")
+    assert done.certificate["sites_named"] == ["Södersjukhuset"]
 
 
 def test_scores_of_held_out_patients_are_left_out_and_refused(
@@ -195,8 +274,8 @@ def test_scores_of_held_out_patients_are_left_out_and_refused(
     assert not list(package.path.rglob(table.name))
     folder, real = _copy(package, tmp_path), [SliceSet.open(inputs["real"])]
     shutil.copy(table, folder / table.name)
-    findings = scan(folder, package.certificate["data"], real, secret_words(real)).findings
-    assert all(any(found in f for f in findings) for found in ("'patient'", "stacked.score"))
+    findings = scan(folder, package.certificate, real, Words(secrets_of(real))).findings
+    assert findings == [f"{table.name}: no file of a release"]
 
 
 def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from made_release import ABOUT, CONFIG, decision, made
+from made_release import ABOUT, CONFIG, SECRET, Sources, agreed, decision, make_sources, trained
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -22,58 +22,25 @@ import understudy.release.gate as gate_module
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import generator_in
-from understudy.generators import registry as models
 from understudy.generators.folder import CONFIG as CONFIG_FILE
-from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, save_model
+from understudy.generators.folder import DISCRIMINATOR, WEIGHTS
 from understudy.generators.membership import MembershipScores
 from understudy.generators.registry import load_generator
-from understudy.generators.sample import sample_set
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.perform import audit
 from understudy.release.content import write_sums
 from understudy.release.forms import Decision
 from understudy.release.gate import Audited
 from understudy.release.package import Released, release_model
-from understudy.release.scan import scan, secret_words
+from understudy.release.scan import scan
 from understudy.release.verify import verify
+from understudy.release.words import Words, secrets_of
 from understudy.slices import SliceSet
-
-SECRET = "Patient_T1"
-SMALL = {"channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "mapping_layers": 2}
-
-
-def agreed(**changed: Any) -> Decision:
-    limits = {"quantile": 0.95, "most_flagged": 0.2, "set_on": "2020-01-01", "before_looking": True, "most_auc": 0.9}
-    return decision(decision="approve", thresholds={**limits, **changed})
-
-
-def trained(folder: Path, seed: int = 1) -> Path:
-    """The folder of a training, with things in its configuration that must stay behind."""
-    config = models.model_config({"kind": "stylegan2", "resolution": 16, "channels": 3, **SMALL})
-    network: Any = models.build(config, seed)
-    record = {
-        "kind": "stylegan2", "model": config.model_dump(mode="json"), "channels": list(made.CHANNELS),
-        "classes": [vars(c) for c in made.CLASSES], "annotation": "coded", "spacing": None, "axes": None,
-        "kimg": 1.0, "identity": "of-this-run", "slices": "hash-of-training", "run": f"/home/me/{SECRET}",
-        "training": {"seed": 4711, "batch": 8, "kimg": 1.0, "tensorboard": True},
-    }  # fmt: skip
-    save_model(folder, network.generator, record, network.discriminator)
-    return folder
-
-
-class Sources(NamedTuple):
-    model: Path
-    audited: Audited
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    root = tmp_path_factory.mktemp("weights")
-    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
-    model = trained(root / "model")
-    samples = sample_set(model, 60, 3, root / "samples", progress=False)
-    audit(real, real, samples, CONFIG, membership_score=MembershipScores(model)).save(root / "audit")
-    return Sources(model, Audited(samples, real, real, root / "audit"))
+    return make_sources(tmp_path_factory.mktemp("weights"))
 
 
 def release(sources: Sources, signed: Decision, out: Path, override: str | None = None, **told: Any) -> Released:
@@ -180,8 +147,9 @@ def test_nothing_hides_in_the_file_of_weights(sources: Sources, package: Release
     weights = safetensors.torch.load_file(path)
     if how == "metadata":
         safetensors.torch.save_file(weights, path, {"trained_on": SECRET})
-        found = scan(folder, {}, [sources.audited.training], secret_words([sources.audited.training]))
-        assert any(WEIGHTS in f and "an id" in f for f in found.findings)
+        real = [sources.audited.training]
+        found = scan(folder, package.certificate, real, Words(secrets_of(real)))
+        assert found.findings == [f"model/{WEIGHTS}: metadata (1 fields)"]
     elif how == "tensor":
         pixels = torch.from_numpy(sources.audited.training.read([0])[0])
         safetensors.torch.save_file({**weights, "one_more": pixels}, path)

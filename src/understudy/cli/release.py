@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from understudy.release.forms import About, Decision
     from understudy.release.gate import Audited
     from understudy.release.package import Released
+    from understudy.release.scan import Scan
     from understudy.study.released import ReleaseInputs
 
 FORCED = 3  # exit code of an intact package that was released against the gate
@@ -114,17 +115,18 @@ def scan_command(
 ) -> None:
     """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
     from understudy.exchange.description import certificate_of
-    from understudy.release.scan import refuse, scan, secret_words
+    from understudy.release.scan import refuse, scan
+    from understudy.release.words import Words, secrets_of
     from understudy.slices import SliceSet
 
-    real = SliceSet.open(training, cache_bytes=0)
-    found = scan(package, certificate_of(package).get("data", {}), [real], secret_words([real], [training]))
+    real, said = [SliceSet.open(training, cache_bytes=0)], certificate_of(package)
+    found = scan(package, said, real, Words(secrets_of(real, [training], said.get("sites_named", []))))
     if as_json:
         base.print_json(vars(found))
         base.exit_with(bool(found.findings))
         return
     refuse(found, package)
-    print(f"{found.files:,} files and {found.slices:,} slices searched, nothing found")
+    print(f"{found.files:,} files and {found.slices:,} slices searched, nothing found{_unsought(found)}")
 
 
 @base.app.command()
@@ -210,10 +212,18 @@ def _decision(path: Path | None) -> Decision:
 
 def _print_released(done: Released, words: str, as_json: bool) -> None:
     if as_json:
-        base.print_json({"path": str(done.path), "root": done.root, **done.certificate, "scan": vars(done.scan)})
+        places = {"path": str(done.path), "ids": str(done.ids) if done.ids else None}
+        base.print_json({**places, "root": done.root, **done.certificate, "scan": vars(done.scan)})
         return
     print(
         f"{words}\nscan: {done.scan.files:,} files, {done.scan.words:,} ids, paths and names,"
-        f" {done.scan.training_slices:,} real slices: nothing found\n"
-        f"root hash, to be published where recipients trust it:\n  {done.root}"
+        f" {done.scan.training_slices:,} real slices: nothing found{_unsought(done.scan)}\n"
+        + (f"which slice of yours is which: {done.ids} (keep it; it is not part of the package)\n" if done.ids else "")
+        + f"root hash, to be published where recipients trust it:\n  {done.root}"
     )
+
+
+def _unsought(found: Scan) -> str:
+    """What the scan could not look for."""
+    why = "ids or names are too short or too common to be looked for in texts: read the documents yourself"
+    return f"\n{found.unsought:,} of {found.words:,} {why}" if found.unsought else ""

@@ -1,7 +1,7 @@
 """Pixels of foreign images, checked: grey values 0..255, annotations as codes or a channel a class, and sizes."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +27,22 @@ _EXAMPLE = "--values=-1,1 (or `values: [-1, 1]`)"
 _MAX_BLOT_SHARE = 0.005  # share of annotated pixels below which an unknown value is a blot, not a code
 _MIN_CODE_SHARE = 0.2  # share of the pixels far from all codes that a code which nobody named makes up
 _PEAK_RATIO = 8  # times the mean of its neighbours: transitions between codes are spread out, codes are not
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and whole bytes of each chunk of a PNG, to its end, then (b"", what is behind it); ValueError for no PNG."""
+    kind, at = b"", 8
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError("no PNG")
+    while kind != b"IEND":
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if at + 12 > len(content) or end > len(content):
+            raise ValueError("no whole PNG")
+        kind = content[at + 4 : at + 8]
+        yield kind, content[at:end]
+        at = end
+    if at < len(content):
+        yield b"", content[at:]
 
 
 def read_png(path: Path) -> NDArray[np.uint8]:

@@ -194,9 +194,7 @@ class ShardFiles:
             self._tar = tarfile.open(fileobj=self._handle, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self.count += 1
         for ending, content in listed:
-            entry = tarfile.TarInfo(f"{key}.{ending}")  # its defaults: no owner, time 0
-            entry.size, entry.mode = len(content), 0o644
-            self._tar.addfile(entry, io.BytesIO(content))
+            self._tar.addfile(tar_header(f"{key}.{ending}", len(content)), io.BytesIO(content))
         self._tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header; a writer needs none
 
     def close(self) -> None:
@@ -205,6 +203,13 @@ class ShardFiles:
             self._tar.close()
             self._handle.close()
             self._handle = None
+
+
+def tar_header(name: str, size: int) -> tarfile.TarInfo:
+    """A member's header without an owner, at time 0."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    return entry
 
 
 class TarSource(Source):

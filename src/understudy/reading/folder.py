@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.pixels import png_chunks
 from understudy.io.files import read_json, sha256_file, sha256_json
 
 FORMAT = "understudy-reading-1"
 KEY_FORMAT = "understudy-reading-key-2"
 _ROUND_TO = 4096  # bytes: every panel is sent with one length, the largest file's rounded up to this
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SHOWN_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _SEALED = {
     "study_sha256": "study.json (margin, design, texts)",
@@ -80,16 +80,11 @@ class ReadingFolder:
 
 def plain_png(data: bytes) -> bytes:
     """A PNG with the chunks that its pixels need and no other (no text, no times); raises for one that is cut short."""
-    kept, at = [_SIGNATURE], len(_SIGNATURE)
-    while data.startswith(_SIGNATURE) and at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        if kind in _SHOWN_CHUNKS:
-            kept.append(data[at:end])
-        if kind == b"IEND":
-            return b"".join(kept)
-        at = end
-    raise UnderstudyError("a panel is not a whole PNG", fix="prepare the study again")
+    try:
+        kept = [chunk for kind, chunk in png_chunks(data) if kind in _SHOWN_CHUNKS]
+    except ValueError as error:
+        raise UnderstudyError(f"a panel is {error}", fix="prepare the study again") from error
+    return b"".join([data[:8], *kept])
 
 
 def address(host: str, port: int) -> str:

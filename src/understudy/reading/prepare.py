@@ -37,7 +37,7 @@ _PREDICTIONS = "give the folders `predictions` of two evaluate jobs of the same 
 TELLING = 0.9  # AUC of a plain number of the pictures of which the steward is warned
 _DARK = 26  # grey value below which a pixel counts as background: a tenth of the range
 _MEASURES = (
-    "size of the PNG file (hidden: all are sent with one length)",
+    "size once compressed (hidden: all files have one size)",
     "share of pixels that are exactly black",
     "noise in the background",
     "area of the head (height of the slice)",
@@ -314,11 +314,14 @@ def _panels(
 
 
 def _save_panels(folder: Path, pictures: Sequence[tuple[str, Pixels]]) -> list[dict[str, str]]:
-    """Writes PNGs without metadata under random names; returns the panels of items.json."""
+    """Writes PNGs without metadata under random names; returns the panels of items.json.
+
+    They are not compressed: how well a slice compresses tells real from synthetic, and so would the size of its file.
+    """
     found = []
     for label, picture in pictures:
         file = f"images/{secrets.token_hex(8)}.png"
         with atomic_path(folder / file) as path:
-            Image.fromarray(picture).save(path, format="PNG", compress_level=6)
+            Image.fromarray(picture).save(path, format="PNG", compress_level=0)
         found.append({"file": file, "label": label})
     return found

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,20 +15,25 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.exchange.description import describe, unpacked
-from understudy.exchange.export import export_images, export_nnunet, file_names, nnunet_reading, png_reading
+from understudy.exchange.export import export_images, export_nnunet, nnunet_reading, png_reading
 from understudy.exchange.read import open_folder
 from understudy.exchange.sources import SEGMENTATION, ShardFiles, token
 from understudy.exchange.spec import FolderSpec
-from understudy.io.files import atomic_path, canonical_json, sha256_file
-from understudy.slices import SliceSet, SliceWriter
+from understudy.io.files import atomic_path, canonical_json, plain, sha256_file
+from understudy.release.words import NEUTRAL
+from understudy.slices import READ, SliceSet, SliceWriter
 
 LAYOUTS = ("sliceset", "png", "nifti", "nnunet", "webdataset")
-COLUMNS = ("id", "generator", "seed", "p", "sha256")  # of the manifest, beside area.<class>
+INDEX = {"id": pa.string(), "generator": pa.string(), "seed": pa.int64()}  # columns of the index, and of the manifest
+MANIFEST = {**INDEX, "p": pa.float64(), "sha256": pa.string()}  # with area.<class>
+COLUMNS = tuple(MANIFEST)
 SHARD_BYTES = 2_000_000_000
 SUMS = "SHA256SUMS"
 Pixels = NDArray[np.uint8]
@@ -52,18 +58,29 @@ def head_of(slices: SliceSet) -> dict[str, Any]:
     return {"channels": list(slices.channels), "classes": classes, "resolution": slices.resolution}
 
 
+def neutral_id(number: int) -> str:
+    """The id of a released slice: its number, and nothing of where it comes from."""
+    return f"{NEUTRAL}{number:06d}"
+
+
 def clean_set(
-    synthetic: SliceSet, kept: NDArray[np.int64], p: NDArray[np.float64], out: Path
-) -> tuple[SliceSet, pd.DataFrame]:
-    """The slices that may go, with nothing in their index but id, generator and seed; and the manifest."""
+    synthetic: SliceSet, kept: NDArray[np.int64], p: NDArray[np.float64], out: Path, order: int | None = None
+) -> tuple[SliceSet, pa.Table, str]:
+    """The slices that may go, in random order and under new ids, with generator and seed; the manifest; and the map.
+
+    Args:
+        order: seed of the order; None: one that nobody knows.
+
+    Returns:
+        The map is CSV: new id, id and row in the audited set. It stays with whoever releases.
+    """
     s, index = synthetic, synthetic.index
-    ids = np.array([n.replace(".", "_") for n in file_names(s)])
-    if len(set(map(str.lower, ids))) < len(ids):
-        raise UnderstudyError("ids are not unique", where=s.path, fix="give slices other ids")
+    rows_of = kept[np.random.default_rng(secrets.randbits(128) if order is None else order).permutation(len(kept))]
     writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes)
-    parts = []
-    for rows, images, labels in s.blocks(kept):
-        frame = pd.DataFrame({"id": ids[rows]})
+    parts: list[pd.DataFrame] = []
+    for rows, images, labels in s.blocks(rows_of):
+        done = READ * len(parts)
+        frame = pd.DataFrame({"id": [neutral_id(done + i) for i in range(len(rows))]})
         for name in ("generator", "seed"):
             frame[name] = index[name].to_numpy()[rows] if name in index else None
         writer.append(images, labels, frame)
@@ -72,8 +89,30 @@ def clean_set(
         frame["p"] = p[rows]
         frame["sha256"] = [slice_hash(i, n) for i, n in zip(images, labels, strict=True)]
         parts.append(frame)
-    writer.close()
-    return SliceSet.open(out, cache_bytes=0), pd.concat(parts, ignore_index=True)
+    path = writer.close().folder / "index.parquet"
+    whole = pd.concat(parts, ignore_index=True)
+    schema = table_schema(MANIFEST, s.class_names)
+    try:
+        manifest = pa.Table.from_pandas(whole, schema, preserve_index=False).replace_schema_metadata()
+    except pa.ArrowException as error:
+        what = f"generator or seed of a slice is of another type ({first_line(error)})"
+        raise UnderstudyError(what, where=s.path, fix="write the set with text and whole numbers there") from error
+    path.write_bytes(table_bytes(manifest.select(list(INDEX))))
+    ids = pd.DataFrame({"released": whole["id"], "id": index["id"].to_numpy()[rows_of], "row": rows_of})
+    return SliceSet.open(out, cache_bytes=0), manifest, ids.to_csv(index=False)
+
+
+def table_schema(columns: dict[str, pa.DataType], classes: Sequence[str]) -> pa.Schema:
+    """Columns and types of a table of a package; of the manifest with the pixels of each class."""
+    areas = {f"area.{name}": pa.int64() for name in classes} if "p" in columns else {}
+    return pa.schema(list((columns | areas).items()))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A Parquet file with its columns and nothing else, neither pandas' description of them nor Arrow's."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, store_schema=False)
+    return buffer.getvalue()
 
 
 def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BYTES) -> dict[str, Any]:
@@ -102,7 +141,7 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
                 buffer = io.BytesIO()
                 Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=3)
                 members.append((f"{name}.png", buffer.getvalue()))
-            shards.add(key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())])
+            shards.add(key, [*members, ("json", row_json(row))])
         shards.close()
     describe(slices, out, reading)
     return reading
@@ -111,14 +150,24 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
 def _write_nifti(slices: SliceSet, names: Sequence[str], out: Path) -> None:
     if slices.axes not in (None, ("P", "L")):
         raise UnderstudyError(f"NIfTI of slices with axes {slices.axes}", fix="use another format")
-    height, width, depth = slices.spacing or (1.0, 1.0, 1.0)
-    affine = np.diag([-width, -height, depth, 1.0])  # columns to the left, rows to posterior; NIfTI counts RAS
     for name in names:
         (out / name).mkdir(parents=True)
     for key, planes, _ in _each(slices):
         for name, pixels in zip(names, planes, strict=True):
-            volume = nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], affine)
-            (out / name / f"{key}_{name}.nii.gz").write_bytes(gzip.compress(volume.to_bytes(), 6, mtime=0))
+            content = nifti_bytes(pixels, slices.spacing)
+            (out / name / f"{key}_{name}.nii.gz").write_bytes(gzip.compress(content, 6, mtime=0))
+
+
+def nifti_bytes(pixels: Pixels, spacing: Sequence[float] | None) -> bytes:
+    """A slice [H, W] as a NIfTI file."""
+    height, width, depth = spacing or (1.0, 1.0, 1.0)
+    affine = np.diag([-width, -height, depth, 1.0])  # columns to the left, rows to posterior; NIfTI counts RAS
+    return bytes(nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], affine).to_bytes())
+
+
+def row_json(row: dict[str, Any]) -> bytes:
+    """A slice's row of the index, as it stands beside the slice in WebDataset."""
+    return (json.dumps(plain(row), sort_keys=True) + "\n").encode()
 
 
 def _each(slices: SliceSet) -> Iterator[tuple[str, list[Pixels], dict[str, Any]]]:

@@ -44,6 +44,7 @@ class About(_Form):
     maintenance: str = Field(description="retention, versions, how a release is taken down")
     doi: str = Field("", description="if it has one already")
     keywords: list[str] = Field([], description="a list, such as [MRI, glioma]")
+    sites_named: list[str] = Field([], description="names of sites of the patients that may stand in the package")
 
     @property
     def full_licence(self) -> str:

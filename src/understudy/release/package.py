@@ -23,37 +23,24 @@ from understudy.generators.registry import KINDS, load_generator
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
 from understudy.memorization.words import spread
 from understudy.release import documents
-from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums
+from understudy.release.allowed import CRATE, DOCUMENTS, MODEL_DOCUMENTS
+from understudy.release.content import (
+    LAYOUTS,
+    SHARD_BYTES,
+    clean_set,
+    content_root,
+    head_of,
+    table_bytes,
+    write_layout,
+    write_sums,
+)  # fmt: skip
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, clear_model
-from understudy.release.scan import Scan, refuse, scan, secret_words
+from understudy.release.scan import Scan, refuse, refuse_forms, scan
+from understudy.release.words import Words, secrets_of
 from understudy.runtime.memory import release_memory
+from understudy.slices import SliceSet
 
-_OF_EVERY_PACKAGE = {
-    "LICENSE": "licence",
-    "CITATION.cff": "citation",
-    "evidence.html": "evidence",
-    "decision.json": "the decision",
-    "audit/audit.json": "the audit",
-    "audit/audit.md": "the audit in words",
-    CERTIFICATE: "certificate",
-}
-DOCUMENTS = {
-    "README.md": "where to begin",
-    "manifest.parquet": "one row a slice",
-    "DATASHEET.md": "datasheet",
-    "aida.md": "record for AIDA data hub",
-    "croissant.json": "Croissant metadata",
-    **_OF_EVERY_PACKAGE,
-}
-MODEL_DOCUMENTS = {
-    "README.md": "model card",
-    f"{documents.MODEL}/{WEIGHTS}": "weights",
-    f"{documents.MODEL}/{CONFIG}": "architecture, channels, classes and recipe",
-    "samples.png": "samples that the audit did not flag",
-    **_OF_EVERY_PACKAGE,
-    "audit/audit.json": "the audit of its samples, and membership inference on the weights",
-}
 # what of a generator's configuration is released: not the seed, which gives the order of the training slices
 _KEPT = ("kind", "model", "channels", "classes", "annotation", "spacing", "axes", "kimg", "steps", "precision", "torch")
 _NOT_TRAINING = {*UNTRACED, "seed"}
@@ -61,17 +48,19 @@ _NOT_TRAINING = {*UNTRACED, "seed"}
 
 @dataclass(frozen=True)
 class Released:
-    """A finished package: its folder, root hash (to be published), certificate and scan."""
+    """A finished package: its folder, root hash (to be published), certificate, scan, and the map of ids beside it."""
 
     path: Path
     root: str
     certificate: dict[str, Any]
     scan: Scan
+    ids: Path | None = None  # CSV: released id, id and row in the audited set; not part of the package
 
 
 def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
     override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
+    order: int | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -79,21 +68,24 @@ def release_slices(
         layout: one of `content.LAYOUTS`.
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
+        order: seed of the order of the slices, in which they are numbered anew; None: one that nobody knows.
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
+    words = _checked(audited, about, decision, override, out)
     with _assembling(out) as (folder, work):
         cleared = clear(audited, decision, override, device, progress)
         place = folder / "data" if layout == "sliceset" else work / "slices"
         place.parent.mkdir(parents=True, exist_ok=True)
         p = cleared.found.table["p"].to_numpy(float)
-        slices, manifest = clean_set(audited.synthetic, cleared.kept, p, place)
+        slices, table, ids = clean_set(audited.synthetic, cleared.kept, p, place, order)
         release_memory()
         reading: dict[str, Any] = {"layout": "slices"}
         if layout != "sliceset":
             reading = write_layout(slices, layout, folder / "data", shard_bytes)
             release_memory()
-        manifest.to_parquet(folder / "manifest.parquet", index=False)
+        (folder / "manifest.parquet").write_bytes(table_bytes(table))
+        manifest = table.to_pandas()
         head, areas = head_of(slices), [c for c in map(str, manifest) if c.startswith("area.")]
         certificate = {
             **_certificate("slices", about, decision, cleared, audited.audit, folder),
@@ -116,7 +108,7 @@ def release_slices(
         texts = documents.slice_documents(about, decision, certificate)
         texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, place)
         crate = documents.ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
-        return _sealed(folder, out, certificate, texts, crate, audited)
+        return _sealed(folder, out, certificate, texts, crate, audited, words, ids)
 
 
 def release_model(
@@ -130,6 +122,7 @@ def release_model(
         evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`).
         hidden: further paths that no document may name.
     """
+    words = _checked(audited, about, decision, override, out, [model, *hidden])
     with _assembling(out) as (folder, _):
         cleared, asked = clear_model(model, audited, decision, override, device, progress)
         config = _write_weights(model, folder / documents.MODEL)
@@ -148,7 +141,7 @@ def release_model(
         texts = documents.model_documents(about, decision, certificate, config)
         texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, picture)
         crate = documents.ro_crate(about, certificate, MODEL_DOCUMENTS, {})
-        return _sealed(folder, out, certificate, texts, crate, audited, [model, *hidden])
+        return _sealed(folder, out, certificate, texts, crate, audited, words)
 
 
 def _certificate(
@@ -166,6 +159,7 @@ def _certificate(
         "software_version": __version__,
         "title": about.title,
         "version": about.version,
+        "sites_named": about.sites_named,
         "released": dt.date.today().isoformat(),
         "decision": decision.model_dump(mode="json"),
         "override": cleared.override,
@@ -188,8 +182,9 @@ def _certificate(
 @contextmanager
 def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder that becomes `out` if the block succeeds, and one for temporary work; raises if `out` exists."""
-    if out.exists():
-        raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
+    for place, what in ((out, "the package"), (_ids_of(out), "the map of the ids of a package")):
+        if place.exists():
+            raise UnderstudyError(f"{what} is there already", where=place, fix="use a new folder")
     partial, work = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.work")
     with writing(out):
         for folder in (partial, work):
@@ -203,21 +198,47 @@ def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _checked(
+    audited: Audited, about: About, decision: Decision, override: str | None, out: Path, hidden: Sequence[Path] = ()
+) -> Words:
+    """What the package must not hold; raises if the forms, from which its texts are written, hold it already."""
+    real = _real(audited)
+    paths = [audited.synthetic.folder, audited.audit, *hidden, *(s.folder for s in real), out]
+    words = Words(secrets_of(real, paths, about.sites_named))
+    told = {"about.yaml": about.model_dump(exclude={"sites_named"}), "decision.yaml": decision.model_dump(mode="json")}
+    refuse_forms(words, told | {"--override": override or "", "--out": out.name})
+    return words
+
+
+def _real(audited: Audited) -> list[SliceSet]:
+    return list({id(s): s for s in (audited.training, audited.heldout)}.values())
+
+
 def _sealed(
     folder: Path, out: Path, certificate: dict[str, Any], texts: dict[str, str], crate: dict[str, Any],
-    audited: Audited, hidden: Sequence[Path] = (),
+    audited: Audited, words: Words, ids: str = "",
 ) -> Released:  # fmt: skip
-    """Writes the documents, searches `folder` for what must not leave (else raises), and writes its hashes."""
+    """Writes the documents, searches `folder` for what must not leave (else raises), and writes its hashes.
+
+    The map `ids` is written beside `out`, for its owner only.
+    """
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / "decision.json", {**certificate["decision"], "override": certificate["override"]})
-    write_json(folder / "ro-crate-metadata.json", crate)
+    write_json(folder / CRATE, crate)
     write_json(folder / CERTIFICATE, certificate)
-    real = list({id(s): s for s in (audited.training, audited.heldout)}.values())
-    paths = [audited.synthetic.folder, audited.audit, *hidden, *(s.folder for s in real), folder]
-    searched = scan(folder, certificate.get("data", {}), real, secret_words(real, paths))
+    searched = scan(folder, certificate, _real(audited), words)
     refuse(searched, folder)
-    return Released(out, write_sums(folder), certificate, searched)
+    root, beside = write_sums(folder), _ids_of(out) if ids else None
+    if beside:
+        write_text(beside, ids)
+        beside.chmod(0o600)
+    return Released(out, root, certificate, searched, beside)
+
+
+def _ids_of(out: Path) -> Path:
+    """Where the map from released ids to those of the audited set lies: beside the package."""
+    return out.with_name(out.name + ".ids.csv")
 
 
 def _write_weights(model: Path, folder: Path) -> dict[str, Any]:

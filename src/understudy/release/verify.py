@@ -17,10 +17,11 @@ from understudy.generators.joint import decode
 from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.controls import Controls
+from understudy.release.allowed import DOCUMENTS, MODEL_DOCUMENTS
 from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
 from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
-from understudy.release.package import DOCUMENTS, MODEL_DOCUMENTS, weights_problems
+from understudy.release.package import weights_problems
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 
