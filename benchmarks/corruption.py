@@ -206,6 +206,8 @@ class Attack:
             twice = []
             for _ in range(2):
                 self.fresh()
+                if name == "repair":  # of everything: times change
+                    next(self.out.glob("jobs/phantom-*/phantoms/README.md")).unlink()
                 status, places = self.do(name, thrown, job)
                 assert status == 0, f"{key}: {status}: {self.log.read_text()}"
                 twice.append(found(places, self.work))

@@ -78,7 +78,7 @@ def test_a_file_is_hashed_again_when_it_changes_in_the_same_process(job: Path) -
 def test_done_json_itself(job: Path) -> None:
     path = job / "done.json"
     text = path.read_text()
-    for broken in (text.replace("2.5", "2.6"), text.replace('"seal"', '"sEal"'), text.replace('"files"', '"fIles"'), "{"):
+    for broken in (*(text.replace(x, x.swapcase()) for x in ('"a job"', '"seal"', '"files"')), "{"):
         path.write_text(broken)
         with pytest.raises(Damaged, match=r"done\.json"):
             read_done(job)

@@ -61,7 +61,7 @@ def segment_patient(
     if not found:
         fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
-    preparation, segmenter = _preparation_of(found[0]), load(found[0], device)
+    segmenter, preparation = load(found[0], device), _preparation_of(found[0])
     files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
     config = SliceConfig.model_validate(preparation["slices"])
     frame = Frame(**preparation["frame"]) if preparation.get("frame") else None

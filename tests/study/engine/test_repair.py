@@ -57,7 +57,7 @@ def flip(path: Path) -> None:
 def test_a_file_that_is_gone_stops_the_run_before_anything_is_done(done: tuple[Plan, Path]) -> None:
     plan, out = done
     (job_folder(out, named(plan, "generator")[0]) / "result").unlink()
-    with pytest.raises(Damaged, match="generator g.* result is missing"):
+    with pytest.raises(Damaged, match=r"generator g.* result is missing"):
         run(plan, out)
     assert RAN == []
 

@@ -16,10 +16,10 @@ from understudy.io.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 from understudy.study.config.networks import FolderGenerator
 from understudy.study.config.schema import Study, load_study
+from understudy.study.derived import evaluation_study
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.run import run_study
-from understudy.study.derived import evaluation_study
 from understudy.study.stages.generator import refuse_held_out
 from understudy.study.stages.report import report_again
 
