@@ -138,8 +138,10 @@ def test_the_model_says_itself_how_its_slices_were_made_or_its_job_does(
         segment_patient(tmp_path / "model", patient, tmp_path / "2.nii", device="cpu")
     kept = read_json(job / "model" / "config.json")
     write_json(job / "model" / "config.json", {k: v for k, v in record.items() if k != PREPARATION})
+    seal_again(job)
     segment_patient(job, patient, tmp_path / "3.nii", device="cpu")
     write_json(job / "model" / "config.json", kept)
+    seal_again(job)
     np.testing.assert_array_equal(as_lps(tmp_path / "3.nii"), as_lps(tmp_path / "1.nii"))
 
 

@@ -87,7 +87,7 @@ def _refuse_missing_phantoms(root: Path, found: int) -> None:
         described = read_json(root / "dataset.json")
     if isinstance(described, dict) and "phantom" in described and described.get("patients") != found:
         what = f"{found} phantoms are there, {described.get('patients')} were drawn"
-        raise UnderstudyError(what, where=root, fix="draw them again: the same `understudy phantom` adds what is missing")
+        raise UnderstudyError(what, where=root, fix="draw what is missing: the same `understudy phantom` again")
 
 
 def _patients(config: CohortConfig, found: Found, notes: list[Problem]) -> tuple[tuple[Patient, ...], list[Problem]]:

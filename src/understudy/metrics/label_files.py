@@ -16,6 +16,7 @@ from understudy.exchange.arrays import unreadable_array
 from understudy.io.folders import read_bytes
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header, read_voxels, whole_numbers
+from understudy.io.seals import check_opened
 from understudy.metrics.overlap import FOREGROUND, Counts, EmptyPolicy, apply_policy
 from understudy.metrics.scores import WHOLE, class_names, raw_row, score_volume
 from understudy.metrics.surface import UNDEFINED, checked_spacing
@@ -239,6 +240,7 @@ def _score_pair(
     pair: Pair, wanted: Mapping[str, int], open_ended: bool, regions: Mapping[str, Sequence[str]] | str
 ) -> _Scored:
     """Raw rows of one pair; `open_ended` adds every label that occurs."""
+    check_opened(path)
     counted = (np.bincount(volume.ravel(order="K")) for volume in (pair.pred, pair.target))
     in_pred, in_target = (set(np.flatnonzero(voxels).tolist()) - {0} for voxels in counted)
     classes = dict(wanted)

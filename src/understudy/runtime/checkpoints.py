@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues send it ahead of a job's time limit
 # what zipfile and torch raise for damaged files
-_UNREADABLE = (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError)
-_UNREADABLE += (zipfile.BadZipFile, NotImplementedError, OverflowError)
+_UNREADABLE = (
+    RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, OverflowError, pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Checkpoints:
