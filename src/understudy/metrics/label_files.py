@@ -192,6 +192,7 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
 
 
 def _read(path: Path) -> tuple[Labels, VolumeHeader | None, list[str]]:
+    check_opened(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise UnderstudyError("not a kind of label file", where=path, fix=f"give one of {', '.join(SUFFIXES)}")
     header = read_header(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
@@ -240,7 +241,6 @@ def _score_pair(
     pair: Pair, wanted: Mapping[str, int], open_ended: bool, regions: Mapping[str, Sequence[str]] | str
 ) -> _Scored:
     """Raw rows of one pair; `open_ended` adds every label that occurs."""
-    check_opened(path)
     counted = (np.bincount(volume.ravel(order="K")) for volume in (pair.pred, pair.target))
     in_pred, in_target = (set(np.flatnonzero(voxels).tolist()) - {0} for voxels in counted)
     classes = dict(wanted)
