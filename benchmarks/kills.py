@@ -83,7 +83,7 @@ class Kills:
         before = set(out.glob("jobs/*/model/checkpoint-*.pt"))
         while process.is_alive() and not set(out.glob("jobs/*/model/checkpoint-*.pt")) - before:
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.4))
+        time.sleep(rng.uniform(0, 1.5))
         assert process.pid is not None
         victims, which = children(process.pid), rng.choice(("run", "worker", "both"))
         hit = [process.pid] * (which != "worker" or not victims) + victims * (which != "run")
