@@ -54,7 +54,7 @@ def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capaci
 class ShardReader:
     """Random access to the items of an array that zarr opened; ValueError if it is not as `create_sharded` makes it.
 
-    `check`: called with the name of a shard below `folder` before it is read.
+    `check`: called with the name of a shard below `folder` before it is read for the first time.
     """
 
     def __init__(self, array: Any, folder: Path, check: Callable[[str], None] | None = None) -> None:
@@ -63,6 +63,7 @@ class ShardReader:
         if array.shards is None or array.chunks != (1, *self._item) or compressors != ["ZstdCodec"]:
             raise ValueError("not one Zstandard chunk an item, in shards")
         self._capacity, self._folder, self._check = int(array.shards[0]), folder, check
+        self._checked: set[int] = set()
         self._tables: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
         self._decoder, self._lock = Zstd(), Lock()
 
@@ -72,8 +73,9 @@ class ShardReader:
         shards = rows // self._capacity
         for number in np.unique(shards):
             name = "/".join(["c", str(number), *["0"] * len(self._item)])
-            if self._check:
+            if self._check and number not in self._checked:
                 self._check(name)
+                self._checked.add(int(number))
             if not (self._folder / name).is_file():  # `write_shard` stores a shard of zeros, too
                 raise ValueError(f"shard {number} is missing")
             with open(self._folder / name, "rb") as handle:
