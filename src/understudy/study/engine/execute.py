@@ -22,7 +22,7 @@ from typing import Any
 from understudy import __version__
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.io.files import sha256_json, write_json
-from understudy.io.seals import DONE, check_sealed, files_of, sealed
+from understudy.io.seals import DONE, Damaged, check_sealed, files_of, sealed
 from understudy.runtime.checkpoints import STOPPING, time_limit
 from understudy.runtime.memory import oom_fallback, release_memory
 from understudy.runtime.progress import latest
@@ -103,7 +103,11 @@ def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> tuple[dict[st
             what = f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done"
             fix = f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them"
             raise UnderstudyError(what, where=folder, fix=fix)
-        check_sealed(folder)
+        try:
+            check_sealed(folder)
+        except Damaged as error:  # recorded, as the queue of a cluster sees nothing else of it
+            record_failure(job_folder(out, job), job, error, next_attempt(job_folder(out, job)))
+            raise
         folders.setdefault(role, []).append(folder)
         used.append({"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])})
     return folders, used
