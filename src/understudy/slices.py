@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape as html_escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_json, writing
+from understudy.io.seals import Files, check_file, check_opened, check_seal, files_of, sealed
 from understudy.io.shards import ShardReader, create_sharded, encode_chunk, write_shard
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.lazy import zarr
@@ -67,10 +68,17 @@ class Slice(NamedTuple):
 
 # Where the pixels of a set come from: the shape [N, C, H, W], and `read` (`_Stored`: of sorted rows without repeats).
 class _Stored:
-    def __init__(self, path: Path, group: Any) -> None:
-        self.path, self.shape = path, tuple(group["images"].shape)
+    def __init__(self, path: Path, group: Any, files: Files | None = None) -> None:
+        def check(array: str, name: str) -> None:
+            if files:
+                check_file(path, f"{array}/{name}", files)
+
+        self.path, arrays = path, ("images", "labels")
+        for array in arrays:
+            check(array, "zarr.json")
+        self.shape = tuple(group["images"].shape)
         # zarr's own reading leaves some 200 MB behind in its threads' shares of the heap
-        self.readers = [ShardReader(group[name], path / name) for name in ("images", "labels")]
+        self.readers = [ShardReader(group[array], path / array, partial(check, array)) for array in arrays]
 
     def read(self, rows: NDArray[np.int64]) -> Arrays:
         try:
@@ -131,6 +139,7 @@ class SliceSet:
         self.spacing: tuple[float, float, float] | None = tuple(spacing) if spacing else None  # type: ignore
         self.axes: tuple[str, str] | None = tuple(axes) if axes else None  # type: ignore
         self.attrs: dict[str, Any] = {}
+        self._files: Files = {}  # of a set on disk, see `io.seals`
         self._split: tuple[SliceSet, SliceSet, SliceSet] | None = None
         n, c, h, w = source.shape
         self._held: bool = isinstance(source, _InMemory) or (isinstance(source, _View) and source.whole.cached)
@@ -147,17 +156,20 @@ class SliceSet:
             elif _partial(path).exists():
                 fix = f"finish the job that writes {_partial(path)}"
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
+        check_opened(path / "zarr.json")
         group = zarr.open_group(str(path), mode="r")
         meta: Any = dict(group.attrs)
+        check_seal(meta, path / "zarr.json")
         try:
             if meta.get("format") != FORMAT:
                 raise ValueError("written by another version, or another program")
-            source = _Stored(path, group)
+            source = _Stored(path, group, meta.get("files"))
         except ValueError as error:
             raise UnderstudyError(f"unknown slice set format: {error}", where=path, fix="write it again") from error
         classes = [LabelClass(**c) for c in meta["classes"]]
         opened = cls(source, meta["channels"], classes, meta["spacing"], meta["axes"], path, cache_bytes)
         opened.attrs, opened.content_hash = dict(meta["attrs"]), str(meta["content_hash"])
+        opened._files = meta.get("files", {})
         return opened
 
     @classmethod
@@ -289,6 +301,8 @@ class SliceSet:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a slice, in the order of the arrays."""
+        if self._files:
+            check_file(self.folder, "index.parquet", self._files)
         return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property
@@ -432,6 +446,7 @@ class SliceWriter:
     Args:
         path: the folder that the finished set will have.
         identity: what is being written (spec, seed, hashes of inputs); with another one a partial set is begun anew.
+        seal: record a hash of each file, so that readers notice damage.
         replace: another slice set there when this one is finished, instead of refusing it.
 
     Example:
@@ -446,9 +461,9 @@ class SliceWriter:
     def __init__(
         self, path: str | Path, channels: Sequence[str], classes: Sequence[LabelClass], resolution: int,
         spacing: Sequence[float] | None = None, axes: Sequence[str] | None = None,
-        identity: dict[str, Any] | None = None, replace: bool = False,
+        identity: dict[str, Any] | None = None, replace: bool = False, seal: bool = True,
     ) -> None:  # fmt: skip
-        self.path, self._partial = Path(path), _partial(Path(path))
+        self.path, self._partial, self._seal = Path(path), _partial(Path(path)), seal
         self._meta = {
             "format": FORMAT, "channels": list(channels), "classes": [asdict(c) for c in classes],
             "spacing": [float(s) for s in spacing] if spacing else None, "axes": list(axes) if axes else None,
@@ -554,10 +569,15 @@ class SliceWriter:
             index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
             digest = _end_hash(self._digest, index)
             recorded = {"content_hash": digest, "attrs": {"software_version": __version__, **attrs}}
-            zarr.open_group(str(self._partial), mode="r+").attrs.update({**self._meta, **recorded})
             index.to_parquet(self._partial / "index.parquet", index=False)
             shutil.rmtree(self._partial / "parts")
             (self._partial / "identity").unlink()
+            content = {**self._meta, **recorded}
+            if self._seal:
+                files = files_of(self._partial)
+                del files["zarr.json"]  # which holds this list
+                content = sealed({**content, "files": files})
+            zarr.open_group(str(self._partial), mode="r+").attrs.update(content)
             if self.path.exists():  # out of the way in one step: a kill leaves no half of it
                 os.replace(self.path, self._partial / "parts")
             os.replace(self._partial, self.path)

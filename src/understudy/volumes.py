@@ -15,6 +15,7 @@ from PIL import Image
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
+from understudy.io.seals import AGAIN, Damaged, check_opened, file_hash
 from understudy.slices import LabelClass
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class VolumeSet:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        check_opened(self.path / "volumes.json")
         meta = read_json(self.path / "volumes.json")
         self.channels: tuple[str, ...] = tuple(meta["channels"])
         self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])
@@ -213,8 +215,11 @@ class VolumeSet:
         """One patient's volume; raises `UnderstudyError` if there is none."""
         if subject not in self._patients:
             raise UnderstudyError(f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}")
-        meta = self._patients[subject]
-        with np.load(self.path / f"{subject}.npz", allow_pickle=False) as arrays:
+        meta, file = self._patients[subject], self.path / f"{subject}.npz"
+        if not file.is_file() or file_hash(file) != meta["sha256"]:
+            wrong = "was changed or damaged" if file.is_file() else "is missing"
+            raise Damaged(f"the volume of patient {subject} {wrong}", where=file, fix=AGAIN)
+        with np.load(file, allow_pickle=False) as arrays:
             return TestVolume(
                 subject, str(meta["site"]), str(meta["split"]), geometry=SliceGeometry(**meta["geometry"]),
                 spacing=tuple(meta["spacing"]), **{name: arrays[name] for name in _ARRAYS})  # fmt: skip

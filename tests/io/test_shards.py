@@ -55,7 +55,8 @@ def test_zarr_reads_what_it_would_have_written(count: int, shape: tuple[int, ...
         read = zarr.open_group(folder, mode="r")
         np.testing.assert_array_equal(read["ours"][:], read["theirs"][:])
         rows = np.random.default_rng(0).integers(0, count, 9)
-        for name in ("ours", "theirs"):
+        whole = all(stack[start : start + CAPACITY].any() for start in range(0, count, CAPACITY))
+        for name in ("ours", "theirs") if whole else ("ours",):  # zarr leaves shards of zeros out, which we do not
             np.testing.assert_array_equal(ShardReader(read[name], Path(folder) / name).read(rows), stack[rows])
         for row in range(count):
             np.testing.assert_array_equal(read["ours"][row], stack[row])
@@ -98,6 +99,26 @@ def test_a_damaged_shard_is_noticed_by_the_reader(tmp_path: Path, byte: int) -> 
     path.write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
         ShardReader(array, tmp_path / "a").read(np.array([0, 2]))
+
+
+def test_any_flipped_byte_and_a_missing_shard_are_noticed(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path, mode="w")
+    array = create_sharded(group, "a", (8, 8), CAPACITY)
+    array.resize((3, 8, 8))
+    stack = items(3, (8, 8), [False])
+    stack[:, 2:] = 7  # so that there are runs, whose decoding a flip may change without an error
+    write_shard(tmp_path / "a", 0, [encode_chunk(item) for item in stack], CAPACITY, 2)
+    path, rows = tmp_path / "a" / "c" / "0" / "0" / "0", np.arange(3)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            np.testing.assert_array_equal(ShardReader(array, tmp_path / "a").read(rows), stack)  # a bit of no meaning
+        except ValueError:
+            continue
+    path.unlink()
+    with pytest.raises(ValueError, match="missing"):
+        ShardReader(array, tmp_path / "a").read(rows)
 
 
 def test_arrays_of_another_layout_are_refused(tmp_path: Path) -> None:

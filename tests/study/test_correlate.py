@@ -27,7 +27,7 @@ def finished(out: Path, job: Job, **files: Any) -> Job:
     write_json(folder / "spec.json", job.as_dict())
     for name, content in files.items():
         write_json(folder / f"{name}.json", content)
-    write_json(folder / "done.json", {"results": {}})
+    write_json(folder / "done.json", {"id": job.id, "results": {}})
     return job
 
 

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny_study import seal_again
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json
@@ -45,6 +46,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, st
         if name.endswith("bias") and tensor.shape == (4,) and "norm" not in name and "adn" not in name:
             tensor[0] -= 50  # the background of every output
     save_file(weights, job / "model" / "segmenter.safetensors")
+    seal_again(job)
     assert run_study(plan, out, "cpu", progress=False, until="evaluate").complete
     (prepared,) = (out / "jobs").glob("prepare-*")
     (subject,) = VolumeSet.open(prepared / "volumes").subjects("test")
@@ -136,8 +138,10 @@ def test_the_model_says_itself_how_its_slices_were_made_or_its_job_does(
         segment_patient(tmp_path / "model", patient, tmp_path / "2.nii", device="cpu")
     kept = read_json(job / "model" / "config.json")
     write_json(job / "model" / "config.json", {k: v for k, v in record.items() if k != PREPARATION})
+    seal_again(job)
     segment_patient(job, patient, tmp_path / "3.nii", device="cpu")
     write_json(job / "model" / "config.json", kept)
+    seal_again(job)
     np.testing.assert_array_equal(as_lps(tmp_path / "3.nii"), as_lps(tmp_path / "1.nii"))
 
 

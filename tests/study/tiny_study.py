@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from understudy.io.files import read_json
+from understudy.io.files import read_json, write_json
+from understudy.io.seals import files_of, sealed
 
 _GENERATOR = """
     model: {{kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}}
@@ -48,3 +49,9 @@ def tiny_study(
 def results(out: Path) -> dict[str, Any]:
     """Job's folder -> what its `done.json` says of the results."""
     return {path.parent.name: read_json(path)["results"] for path in out.glob("jobs/*/done.json")}
+
+
+def seal_again(job: Path) -> None:
+    """Makes a job of what was changed in its folder since it was done."""
+    done = dict(read_json(job / "done.json"))
+    write_json(job / "done.json", sealed({**done, "files": files_of(job)}))

@@ -147,6 +147,7 @@ def run(
     ),
     cluster: str = Option("", help="Run by Snakemake: slurm (a queue) or local; see `cluster` of the study file."),
     dry_run: bool = Option(False, "--dry-run", help="With --cluster: only show what the queue would get."),
+    repair: bool = Option(False, "--repair", help="Redo jobs whose files are damaged, and what depends on them."),
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
     if cluster or dry_run:
@@ -163,25 +164,34 @@ def run(
     loaded, count = base.study_of(study), _workers(workers)
     folder = base.results_folder(loaded, out)
     if not cluster:
-        print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes))
+        print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes, again=repair))
     elif dry_run:
         rows, lines = queue.dry_run(loaded, folder, cluster, device, until, count)  # type: ignore[arg-type]  # checked
         base.print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
         print("\n".join(lines))
     else:
-        print_result(queue.run_on_cluster(loaded, folder, cluster, device, not quiet, until, count))  # type: ignore[arg-type]
+        ran = queue.run_on_cluster(loaded, folder, cluster, device, not quiet, until, count, repair)  # type: ignore[arg-type]
+        print_result(ran)
 
 
 @base.app.command()
-def status(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) -> None:
-    """Show which jobs of a study are done, running, failed or waiting."""
+def status(
+    out: Path = base.ResultsArgument,
+    verify: bool = Option(False, "--verify", help="Read every file of the finished jobs and of the report."),
+    as_json: bool = base.JsonOption,
+) -> None:
+    """Show which jobs of a study are done, running, failed, waiting or damaged. Exit status 1 if one is damaged."""
     from understudy.study.engine.jobs import study_status
+    from understudy.study.engine.publish import damaged_copies
 
-    table = study_status(out)
+    table = study_status(out, verify)
+    copies = damaged_copies(out) if verify else []
+    damaged = bool(copies) or bool((table["state"] == "damaged").any())
     if as_json:
         print(table.to_json(orient="records", indent=2))
+        base.exit_with(damaged)
         return
-    colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+    colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim", "damaged": "red"}
     rows = [
         [row["id"][:12], row["name"], f"[{colours[row['state']]}]{row['state']}[/]", duration(row["seconds"]),
          f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"]]
@@ -190,6 +200,9 @@ def status(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) ->
     base.print_table(["id", "job", "state", "time", ""], rows, markup=(2,))
     counts = table["state"].value_counts()
     print(", ".join(f"{counts[state]} {state}" for state in colours if state in counts))
+    if copies:
+        print(f"of the published report {len(copies)} files are damaged, run the study again: {copies[0]}")
+    base.exit_with(damaged)
 
 
 @base.app.command()

@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from understudy.cohort.bids import bids_images, find_bids, without_masks
 from understudy.cohort.config import Cohort, CohortConfig, Found, Patient, Problem, Scan, described_classes, note
@@ -12,6 +14,7 @@ from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import perhaps_one_person, person_of, persons_of, read_sites
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import BRATS_CODES, LABELS, pattern_text
+from understudy.io.files import read_json
 from understudy.io.folders import list_files
 from understudy.slices import BACKGROUND, LabelClass
 
@@ -70,10 +73,21 @@ def find_patients(config: CohortConfig) -> Cohort:
         what = f"none of the {len(found.scans)} patients has {', '.join(absent)} (names as in {layout})"
         fix = f"if the files have other names, describe them under `cohort:`: {EXAMPLE}"
         raise UnderstudyError(what, where=root, fix=fix)
+    _refuse_missing_phantoms(root, len(found.scans))
     notes += found.notes
     patients, doubts = _patients(config, found, notes)
     notes += [*_unused(layout, root, files, found), *doubts]
     return Cohort(patients, found.channels, found.classes, layout, root, config.trust_array_order, tuple(notes))
+
+
+def _refuse_missing_phantoms(root: Path, found: int) -> None:
+    """Raises an UnderstudyError if a folder of `understudy phantom` has not the patients that it says it has."""
+    described: Any = {}
+    with suppress(UnderstudyError):  # absent, or another program's
+        described = read_json(root / "dataset.json")
+    if isinstance(described, dict) and "phantom" in described and described.get("patients") != found:
+        what = f"{found} phantoms are there, {described.get('patients')} were drawn"
+        raise UnderstudyError(what, where=root, fix="draw what is missing: the same `understudy phantom` again")
 
 
 def _patients(config: CohortConfig, found: Found, notes: list[Problem]) -> tuple[tuple[Patient, ...], list[Problem]]:

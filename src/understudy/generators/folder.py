@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, write_json
+from understudy.io.seals import check_opened
 from understudy.slices import LabelClass
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def save_model(
 def snapshot_folder(folder: str | Path, kimg: float) -> Path:
     """Where a training keeps its weights after so many thousand images; a folder like that of a finished one."""
     return Path(folder) / "snapshots" / f"{kimg:g}kimg"
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """`config.json` of a trained generator; `Damaged` if it is a job's, and any file is not as the job left it."""
+    check_opened(Path(folder))
+    found: dict[str, Any] = read_json(Path(folder) / CONFIG, dict)
+    return found
 
 
 def is_finished(folder: Path, identity: str) -> bool:

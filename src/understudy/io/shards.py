@@ -5,7 +5,7 @@ A shard is its compressed chunks, then a table of their offsets with a CRC-32C (
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 _LEVEL = 1  # as small as the default level on MR slices, in two thirds of the time
-_ENCODER = Zstd(level=_LEVEL)
+_ENCODER = Zstd(level=_LEVEL, checksum=True)  # of 4 bytes a chunk, which every decoder of Zstandard looks at
 _ABSENT = 2**64 - 1  # offset and length of a chunk that is not stored: all zeros
 
 
@@ -24,7 +24,7 @@ def create_sharded(group: Any, name: str, item: tuple[int, ...], capacity: int) 
     from zarr.codecs import ZstdCodec
 
     shapes: dict[str, Any] = {"shape": (0, *item), "chunks": (1, *item), "shards": (capacity, *item)}
-    return group.create_array(name, dtype="uint8", compressors=ZstdCodec(level=_LEVEL), **shapes)
+    return group.create_array(name, dtype="uint8", compressors=ZstdCodec(level=_LEVEL, checksum=True), **shapes)
 
 
 def encode_chunk(item: NDArray[np.uint8]) -> bytes | None:
@@ -52,14 +52,18 @@ def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capaci
 
 
 class ShardReader:
-    """Random access to the items of an array that zarr opened; ValueError if it is not as `create_sharded` makes it."""
+    """Random access to the items of an array that zarr opened; ValueError if it is not as `create_sharded` makes it.
 
-    def __init__(self, array: Any, folder: Path) -> None:
+    `check`: called with the name of a shard below `folder` before it is read for the first time.
+    """
+
+    def __init__(self, array: Any, folder: Path, check: Callable[[str], None] | None = None) -> None:
         self._item: tuple[int, ...] = tuple(array.shape[1:])
         compressors = [type(c).__name__ for c in array.compressors]
         if array.shards is None or array.chunks != (1, *self._item) or compressors != ["ZstdCodec"]:
             raise ValueError("not one Zstandard chunk an item, in shards")
-        self._capacity, self._folder = int(array.shards[0]), folder
+        self._capacity, self._folder, self._check = int(array.shards[0]), folder, check
+        self._checked: set[int] = set()
         self._tables: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
         self._decoder, self._lock = Zstd(), Lock()
 
@@ -68,12 +72,16 @@ class ShardReader:
         out = np.zeros((len(rows), *self._item), np.uint8)
         shards = rows // self._capacity
         for number in np.unique(shards):
-            path = self._folder.joinpath("c", str(number), *["0"] * len(self._item))
-            if path.exists():  # a shard of zeros is not stored by zarr
-                with open(path, "rb") as handle:
-                    table = self._table(int(number), handle)
-                    for i in np.flatnonzero(shards == number):
-                        self._decode(handle, table[rows[i] % self._capacity], out[i])
+            name = "/".join(["c", str(number), *["0"] * len(self._item)])
+            if self._check and number not in self._checked:
+                self._check(name)
+                self._checked.add(int(number))
+            if not (self._folder / name).is_file():  # `write_shard` stores a shard of zeros, too
+                raise ValueError(f"shard {number} is missing")
+            with open(self._folder / name, "rb") as handle:
+                table = self._table(int(number), handle)
+                for i in np.flatnonzero(shards == number):
+                    self._decode(handle, table[rows[i] % self._capacity], out[i])
         return out
 
     def _table(self, number: int, handle: BinaryIO) -> NDArray[np.uint64]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_json
+from understudy.io.seals import check_opened
 from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import AuditConfig
@@ -101,6 +102,7 @@ def _search_again(config: AuditConfig) -> dict[str, Any]:
 
 def read_audit(folder: str | Path) -> dict[str, Any]:
     """The content of an audit's audit.json; raises `UnderstudyError` if it is no audit with its controls."""
+    check_opened(Path(folder))
     numbers: dict[str, Any] = read_json(Path(folder) / "audit.json")
     if numbers.get("format") != FORMAT or not numbers.get("controls"):
         why = f": {numbers['refusal']}" if numbers.get("refusal") else ""

@@ -16,6 +16,7 @@ from understudy.exchange.arrays import unreadable_array
 from understudy.io.folders import read_bytes
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header, read_voxels, whole_numbers
+from understudy.io.seals import check_opened
 from understudy.metrics.overlap import FOREGROUND, Counts, EmptyPolicy, apply_policy
 from understudy.metrics.scores import WHOLE, class_names, raw_row, score_volume
 from understudy.metrics.surface import UNDEFINED, checked_spacing
@@ -191,6 +192,7 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
 
 
 def _read(path: Path) -> tuple[Labels, VolumeHeader | None, list[str]]:
+    check_opened(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise UnderstudyError("not a kind of label file", where=path, fix=f"give one of {', '.join(SUFFIXES)}")
     header = read_header(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None

@@ -1,5 +1,7 @@
 """Features of whole slice sets, computed once: kept by content, extractor and input rule, continued block by block."""
 
+import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, sha256_json, write_json
+from understudy.io.files import atomic_path, read_json, sha256_json, write_json
+from understudy.io.seals import file_hash
 from understudy.quality.extractors import Extractor, Features, LabelledExtractor
 from understudy.quality.radiomics import RadiomicExtractor
 from understudy.runtime.progress import track
 from understudy.slices import SHARD, SliceSet
+
+log = logging.getLogger(__name__)
 
 BLOCK = 4 * SHARD  # slices whose features are written at a time: what an interruption loses at most
 
@@ -61,7 +66,10 @@ def fitted(
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of features: `<key>/features.npy` float32 [n, d] with `key.json`, or its blocks while incomplete."""
+    """A folder of features: `<key>/features.npy` float32 [n, d] with `key.json`, or its blocks while incomplete.
+
+    `features.json` holds the hash of the former: features that are damaged are computed again.
+    """
 
     folder: Path
 
@@ -72,7 +80,7 @@ class FeatureCache:
         """Features of all slices of a set, each channel's (see `inputs_of`) as a file mapped into memory."""
         wanted, every = inputs_of(slices, channels, extractor), len(slices)
         entries = {name: self._entry(slices, names, extractor) for name, names in wanted.items()}
-        unfinished = [name for name, entry in entries.items() if not (entry / "features.npy").is_file()]
+        unfinished = [name for name, entry in entries.items() if not _is_whole(entry)]
         missing = {
             start: names
             for start in range(0, every, block)
@@ -85,7 +93,7 @@ class FeatureCache:
                 for name in names:
                     found = extracted(slices, images, labels, wanted[name], extractor)
                     with atomic_path(_block(entries[name], start, block)) as temporary, open(temporary, "wb") as handle:
-                        np.save(handle, found, allow_pickle=False)
+                        np.savez(handle, features=found)  # with a checksum, which an .npy has not
                     meter.advance(len(images))
         return {name: _joined(entry, every, extractor.dimension, block) for name, entry in entries.items()}
 
@@ -100,8 +108,21 @@ class FeatureCache:
         return entry
 
 
+def _is_whole(entry: Path) -> bool:
+    """Whether the finished file is the one that was written; it is deleted if not."""
+    path, seal = entry / "features.npy", entry / "features.json"
+    if not path.is_file():
+        return False
+    with contextlib.suppress(UnderstudyError):
+        if read_json(seal, dict).get("sha256") == file_hash(path):
+            return True
+    log.warning("the features in %s are damaged, or of an older version, and are computed again", entry)
+    path.unlink(missing_ok=True)
+    return False
+
+
 def _block(entry: Path, start: int, block: int) -> Path:
-    return entry / f"block-{block}-{start:012d}.npy"
+    return entry / f"block-{block}-{start:012d}.npz"
 
 
 def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
@@ -113,11 +134,13 @@ def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
                 np.lib.format.write_array_header_1_0(handle, header)
                 for start in range(0, count, block):
-                    handle.write(np.load(_block(entry, start, block), allow_pickle=False).astype("<f4").tobytes())
+                    with np.load(_block(entry, start, block), allow_pickle=False) as arrays:
+                        handle.write(arrays["features"].astype("<f4").tobytes())
+            write_json(entry / "features.json", {"sha256": file_hash(path)})
         except FileNotFoundError:  # another process has joined them meanwhile
             if not path.is_file():
                 raise
-        for part in entry.glob("block-*.npy"):
+        for part in entry.glob("block-*.np?"):
             part.unlink(missing_ok=True)
     found: Features = np.load(path, mmap_mode="r", allow_pickle=False)
     if found.shape != (count, dimension):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_file, write_json
+from understudy.io.seals import check_opened
 from understudy.reading.folder import FORMAT, KEY_FORMAT, seal
 from understudy.reading.statistics import auc
 from understudy.report.plots.slices import Pixels, channel_window, colours, overlay, square_around, upright, windowed
@@ -212,6 +213,7 @@ def prepare_segmentations(
     for subject in map(str, rng.permutation(subjects)):
         pair = []  # uint8 [Z, H, W] of each
         for folder in folders:
+            check_opened(folder / f"{subject}.npz")
             with np.load(folder / f"{subject}.npz", allow_pickle=False) as arrays:
                 pair.append(arrays["prediction"])
         picture = _Picture(opened, opened.read(subject), opened.channels.index(channel), pixels)

@@ -76,7 +76,8 @@ def clean_set(
     """
     s, index = synthetic, synthetic.index
     rows_of = kept[np.random.default_rng(secrets.randbits(128) if order is None else order).permutation(len(kept))]
-    writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes)
+    # SHA256SUMS seals a package; a hash more could be taken for a patient's id by whoever scans it
+    writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes, seal=False)
     parts: list[pd.DataFrame] = []
     for rows, images, labels in s.blocks(rows_of):
         done = READ * len(parts)

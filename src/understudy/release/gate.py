@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.generators.folder import CONFIG, WEIGHTS
+from understudy.generators.folder import WEIGHTS, read_config
 from understudy.generators.membership import MembershipScores, supports_membership_inference
 from understudy.generators.registry import KINDS
 from understudy.io.files import read_json, sha256_file
@@ -130,7 +130,7 @@ def clear_model(
 
 def _check_weights(model: Path, synthetic: SliceSet) -> None:
     """Raises unless the weights are a built-in generator's that can be tested, and the slices all its samples."""
-    config = read_json(model / CONFIG)
+    config = read_config(model)
     if "plugin" in config or config.get("kind") not in KINDS:
         raise UnderstudyError("a plug-in, whose files are not known", where=model, fix="release its slices instead")
     if not (model / WEIGHTS).is_file() or not supports_membership_inference(model):

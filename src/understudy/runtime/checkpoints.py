@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +20,24 @@ from understudy.io.files import atomic_path, write_text, writing
 log = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues send it ahead of a job's time limit
+# what zipfile and torch raise for damaged files
+_UNREADABLE = (
+    RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, OverflowError, pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Checkpoints:
     """The last `keep` checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
 
-    `identity`: hash of what is being trained on what; a checkpoint with another one is refused.
+    Attributes:
+        identity: hash of what is being trained on what; a checkpoint with another one is refused.
+        damaged: names of checkpoints that could not be used so far, for the run's record.
     """
 
     def __init__(self, folder: str | Path, identity: str, keep: int = 2) -> None:
         self.folder, self.identity, self.keep = Path(folder), identity, keep
+        self.damaged: list[str] = []
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))
@@ -39,11 +48,15 @@ class Checkpoints:
 
         with atomic_path(self.folder / f"checkpoint-{step:012d}.pt") as temporary:
             try:
-                torch.save({"identity": self.identity, "step": step, "state": state}, temporary)
+                content = {"identity": self.identity, "step": step, "state": state, "damaged": self.damaged}
+                torch.save(content, temporary)
             except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
                 what = f"the checkpoint could not be written ({str(error).splitlines()[0]})"
                 fix = "check the free space and run the same command again"
                 raise UnderstudyError(what, where=self.folder, fix=fix) from error
+        for name in self.damaged:
+            if name != f"checkpoint-{step:012d}.pt":
+                (self.folder / name).unlink(missing_ok=True)
         for old in self._paths()[: -self.keep]:  # the last but one is used where the last is damaged
             old.unlink(missing_ok=True)
 
@@ -54,13 +67,18 @@ class Checkpoints:
         paths = self._paths()
         for path in reversed(paths):
             try:
+                with zipfile.ZipFile(path) as archive:  # torch writes a checksum of each tensor, and reads none
+                    if wrong := archive.testzip():
+                        raise ValueError(f"{wrong} was changed")
                 content = torch.load(path, map_location="cpu", weights_only=True)
                 found, step, state = content["identity"], content["step"], content["state"]
-            except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, ValueError) as error:
+            except _UNREADABLE as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
+                self.damaged.append(path.name)
                 continue
             if found != self.identity:
                 raise UnderstudyError("a checkpoint of another training", where=path, fix="use another folder")
+            self.damaged = [*content.get("damaged", ()), *self.damaged]
             return int(step), state
         if paths:
             raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start again")

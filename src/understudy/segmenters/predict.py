@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError, first_line
 from understudy.io.files import read_json
+from understudy.io.seals import check_opened
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import in_parts
 from understudy.segmenters.augment import Input, fed
@@ -63,6 +64,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     """The segmenter of a finished training; an UnderstudyError where it is unfinished, damaged, of another version."""
     folder = Path(model_dir)
     weights = folder / WEIGHTS
+    check_opened(folder)
     if not weights.is_file() or not (folder / "config.json").is_file():
         raise UnderstudyError("no finished segmenter", where=folder, fix="train it, or check the path")
     record = read_json(folder / "config.json", dict)

@@ -117,6 +117,8 @@ def train_segmenter(
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(training.best["weights"], temporary)
     content = {"identity": identity, **training.record(), **begun}
+    if checkpoints.damaged:
+        content["damaged_checkpoints"] = checkpoints.damaged
     write_json(folder / "config.json", content)  # the last: the result is complete
     checkpoints.clear()
     return folder

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import plain, read_json, write_text
+from understudy.io.seals import check_sealed
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
 from understudy.metrics.bootstrap import holm
 from understudy.metrics.overlap import apply_policy
@@ -147,6 +148,8 @@ def _from_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.Dat
         what = "the study has several cohorts, whose generators are not states of the same training"
         raise UnderstudyError(what, where=out, fix="give the folder of a study with one cohort")
     done = [folder for job in jobs if read_done(folder := job_folder(out, job)) is not None]
+    for folder in done:
+        check_sealed(folder)
     snapshots, scores = _snapshots(out.name, done, training, segmenter)
     return snapshots, scores.add_prefix(f"{out.absolute()}:")
 

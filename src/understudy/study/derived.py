@@ -13,6 +13,7 @@ from understudy.exchange.description import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json, write_text
+from understudy.io.seals import check_sealed
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.pictures import save_sweep
 from understudy.study.config.cohorts import name_of
@@ -109,6 +110,7 @@ def run_sweep(
         raise UnderstudyError(f"{job.name} failed: {message}", where=result.out, fix=fix)
     rows = []
     for job in (job for job in plan.jobs if job.stage == "audit"):
+        check_sealed(job_folder(out, job))
         numbers = read_json(job_folder(out, job) / "audit.json")
         flags, member, hit = (numbers.get(part) or {} for part in ("flags", "membership", "patients"))
         rates = {name: flags.get(name, float("nan")) for name in ("rate", "low", "high")}

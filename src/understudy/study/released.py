@@ -6,7 +6,9 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
-from understudy.study.engine.jobs import folder_name
+from understudy.io.seals import check_sealed
+from understudy.study.engine.jobs import folder_name, read_done
+from understudy.study.engine.publish import read_published
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
     """The finished audit of a generator, and its inputs; an UnderstudyError for none or several."""
     found = {}
     for folder in sorted((out / "jobs").glob("audit-*")):
-        if (folder / "done.json").is_file():
+        if read_done(folder) is not None:
+            check_sealed(folder)
             spec = read_json(folder / "spec.json")
             if generator in (spec["spec"].get("name"), spec["name"], spec["name"].replace("audit ", "")):
                 found[spec["name"]] = (folder, spec)
@@ -33,6 +36,8 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
         raise UnderstudyError(what, where=out, fix="run the study to its end, or name one of its jobs")
     ((folder, spec),) = found.values()
     inputs = [(role, out / "jobs" / folder_name(role, job)) for role, job in spec["inputs"]]
+    for _, path in inputs:
+        check_sealed(path)
     models = tuple(path / "model" for role, path in inputs if role == "generator")
     made, real = (dict(inputs)[role] / "slices" for role in ("sample", "prepare"))
     return ReleaseInputs(made, folder, real, spec["spec"].get("subset"), models)
@@ -49,7 +54,7 @@ def model_of(found: ReleaseInputs, generator: str) -> Path:
 
 def dice_of(out: Path, generator: str) -> dict[str, Any] | None:
     """What a study's report says of segmenters trained with a generator's slices; None: nothing was evaluated."""
-    report = read_json(out / "report.json") if (out / "report.json").is_file() else {"settings": []}
+    report = {"settings": [], **read_published(out)}
     answer = report.get("answer") or {}
     mine = {s["id"] for s in report["settings"] if s["generator"] == generator}
     columns = ("label", "relative_dice", "low", "high", "missed", "present")

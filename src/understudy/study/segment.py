@@ -14,7 +14,8 @@ from understudy.exchange.spec import ALIASES, pattern_text
 from understudy.io.files import atomic_path, read_json, write_json
 from understudy.io.folders import files_below
 from understudy.io.grids import VolumeHeader, as_stored
-from understudy.study.engine.jobs import folder_name
+from understudy.io.seals import check_opened, check_sealed
+from understudy.study.engine.jobs import folder_name, read_done
 
 PREPARATION = "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes
 
@@ -60,7 +61,7 @@ def segment_patient(
     if not found:
         fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
-    preparation, segmenter = _preparation_of(found[0]), load(found[0], device)
+    segmenter, preparation = load(found[0], device), _preparation_of(found[0])
     files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
     config = SliceConfig.model_validate(preparation["slices"])
     frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
@@ -78,9 +79,11 @@ def _preparation_of(model: Path) -> dict[str, Any]:
     if PREPARATION in record:
         return dict(record[PREPARATION])
     job = model.parent / "spec.json"
+    check_opened(job)
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
         prepared = model.parents[1] / folder_name("prepare", job_id)
-        if role == "prepare" and (prepared / "done.json").is_file():
+        if role == "prepare" and read_done(prepared) is not None:
+            check_sealed(prepared)
             return _preparation(prepared, "background")
     fix = "use it in the folder of its study: OUT/jobs/segmenter-..."
     raise UnderstudyError("the segmenter does not say how its slices were made", where=model / "config.json", fix=fix)

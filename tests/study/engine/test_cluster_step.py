@@ -27,7 +27,7 @@ folder, turns, status = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 with open(folder / "calls", "a") as handle:
     handle.write(os.environ["OMP_NUM_THREADS"] + " ")
 if len((folder / "calls").read_text().split()) >= turns:
-    (folder / "done.json").write_text(json.dumps({"id": "x", "results": {}}))
+    (folder / "done.json").write_text(json.dumps({"id": folder.name[-12:], "results": {}}))
 elif status < 0:
     os.kill(os.getpid(), -status)
 else:

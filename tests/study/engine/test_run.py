@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,29 @@ def test_two_runs_of_one_study_do_not_mix_but_single_jobs_may_join(tmp_path: Pat
     with locked(job_folder(out, plan.jobs[2])):
         result = run(plan, out, Stages(), until="generator")
     assert "another process" in result.failed[0][1]
+
+
+def test_of_two_runs_that_begin_together_one_is_told_of_the_other(tmp_path: Path) -> None:
+    plan = make_plan(study())
+    for turn in range(12):
+        both, lost, told = threading.Barrier(2), threading.Event(), list[str]()
+
+        def begin(out: Path, both: threading.Barrier, lost: threading.Event, told: list[str]) -> None:
+            both.wait()
+            try:
+                with claimed(out, plan):
+                    lost.wait(30)
+            except UnderstudyError as error:
+                told.append(error.what)
+                lost.set()
+
+        arguments = (tmp_path / str(turn), both, lost, told)
+        threads = [threading.Thread(target=begin, args=arguments) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert ["another process" in what for what in told] == [True]
 
 
 def test_no_study_in_the_folder(tmp_path: Path) -> None:

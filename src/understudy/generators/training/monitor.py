@@ -135,6 +135,7 @@ class Monitor:
             "annotation": self.config.annotation, "spacing": slices.spacing, "axes": slices.axes,
             "slices": slices.content_hash, "slice_count": len(self.rows), "torch": torch.__version__,
             **({} if state.parts == 1 else {"shares": state.parts}),
+            **({"damaged_checkpoints": damaged} if (damaged := self.checkpoints.damaged) else {}),
         }  # fmt: skip
 
 

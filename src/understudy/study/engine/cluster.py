@@ -31,6 +31,7 @@ from understudy.study.engine.jobs import Job, is_locked, job_folder, not_done, r
 from understudy.study.engine.machine import cores, gpus
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import without_diverged
+from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.engine.run import claimed, conclude
 
 Kind = Literal["slurm", "local"]
@@ -46,6 +47,7 @@ def run_on_cluster(
     progress: bool = True,
     until: str = "report",
     at_once: int | None = None,
+    again: bool = False,
 ) -> RunResult:
     """Runs all jobs that are not done, as `run_study` does, with the resources of the study's section `cluster`.
 
@@ -53,6 +55,7 @@ def run_on_cluster(
         out: folder of the results, which all machines of the cluster see.
         kind: "slurm", or "local": one job a core of this machine.
         at_once: jobs at once; None: `max_jobs` of the study file, or this machine's cores.
+        again: as in `run_study`.
     """
     check_tools(kind)
     here = "auto" if kind == "slurm" else device  # this machine need not have the queue's devices
@@ -60,6 +63,7 @@ def run_on_cluster(
     wanted, config = plan.until(until), plan.study.cluster
     with claimed(out, plan) as folder:
         folder = folder.absolute()
+        (repair if again else refuse_damaged)(plan.jobs, folder)
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
         jobs = without_diverged(wanted.jobs, result)
         left = not_done(jobs, folder)

@@ -22,6 +22,7 @@ from typing import Any
 from understudy import __version__
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.io.files import sha256_json, write_json
+from understudy.io.seals import DONE, Damaged, check_sealed, files_of, sealed
 from understudy.runtime.checkpoints import STOPPING, time_limit
 from understudy.runtime.memory import oom_fallback, release_memory
 from understudy.runtime.progress import latest
@@ -80,13 +81,13 @@ def run_job(
                     raise known from error
                 raise
         torch = sys.modules.get("torch")  # None if the job did not need it
-        done = {
+        done = sealed({
             "id": job.id, "stage": job.stage, "name": job.name, "results": results, **heart.account,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"), "software": software(),
             "torch_threads": torch.get_num_threads() if torch else None, "inputs": used,
-            **({"memory": memory.record} if memory.record else {}),
-        }  # fmt: skip
-        write_json(folder / "done.json", done)
+            **({"memory": memory.record} if memory.record else {}), "files": files_of(folder),
+        })  # fmt: skip
+        write_json(folder / DONE, done)
         for name in ("heartbeat.json", "memory.json"):
             (folder / name).unlink(missing_ok=True)
     release_memory()
@@ -102,6 +103,11 @@ def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> tuple[dict[st
             what = f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done"
             fix = f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them"
             raise UnderstudyError(what, where=folder, fix=fix)
+        try:
+            check_sealed(folder)
+        except Damaged as error:  # recorded, as the queue of a cluster sees nothing else of it
+            record_failure(job_folder(out, job), job, error, next_attempt(job_folder(out, job)))
+            raise
         folders.setdefault(role, []).append(folder)
         used.append({"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])})
     return folders, used

@@ -11,10 +11,11 @@ from typing import Literal
 
 from understudy.errors import Interrupted, UnderstudyError, debugging, report, unexpected
 from understudy.io.files import explain_os_error, write_json, write_text
+from understudy.io.seals import Damaged
 from understudy.runtime.memory import FIX, is_out_of_memory
 from understudy.study.engine.jobs import Job, read_failed
 
-FailureClass = Literal["out_of_memory", "time_limit", "nan", "bad_data", "disk", "error"]
+FailureClass = Literal["out_of_memory", "time_limit", "nan", "bad_data", "disk", "damaged", "error"]
 
 STUCK = 240.0  # seconds past its limit, for a checkpoint, after which a job's process is killed
 ERROR_LOG = "error.log"  # in a job's folder: the traceback of an unforeseen error
@@ -49,6 +50,8 @@ def failure_class(error: BaseException, stage: str = "") -> FailureClass:
     """The class of an error, from its type and those that it came from."""
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, Damaged):
+            return "damaged"
         number = seen.errno if isinstance(seen, OSError) else None
         if number in _DISK or (isinstance(seen, UnderstudyError) and seen.what.startswith(_DISK_WORDS)):
             return "disk"

@@ -1,7 +1,7 @@
 """What a job is, its id, and what the files in its folder say about it.
 
 A job's folder is `OUT/jobs/<stage>-<first 12 digits of its id>/`. It holds `spec.json`, whatever the stage writes,
-`heartbeat.json` while it runs, `failed.json` if it failed, and last of all `done.json`.
+`heartbeat.json` while it runs, `failed.json` if it failed, and last of all `done.json`, which seals it (`io.seals`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import UNTRACED
 from understudy.io.files import held_lock, read_json, sha256_json, writing
+from understudy.io.seals import Damaged, check_seal, damage, read_done
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
-State = Literal["done", "running", "failed", "waiting"]
+State = Literal["done", "running", "failed", "waiting", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -131,17 +132,13 @@ def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
 
 def saved_jobs(out: str | Path) -> list[Job]:
     """The jobs as they were planned when the study was last run; an error if the folder holds no plan."""
-    jobs = []
-    for fields in read_json(Path(out) / "plan.json", dict)["jobs"]:
+    jobs, path = [], Path(out) / "plan.json"
+    planned = read_json(path, dict)
+    check_seal(planned, path, "run the study again, which writes it anew: understudy run STUDY")
+    for fields in planned["jobs"]:
         del fields["id"]
         jobs.append(Job(**{**fields, "inputs": tuple(tuple(pair) for pair in fields["inputs"])}))
     return jobs
-
-
-def read_done(folder: Path) -> dict[str, Any] | None:
-    """The content of `done.json`; None if the job is not done."""
-    path = folder / "done.json"
-    return read_json(path) if path.is_file() else None
 
 
 def not_done(jobs: Iterable[Job], out: str | Path) -> list[Job]:
@@ -193,8 +190,8 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def study_status(out: str | Path) -> pd.DataFrame:
-    """The jobs of the study in a folder, in their order, from its files.
+def study_status(out: str | Path, verify: bool = False) -> pd.DataFrame:
+    """The jobs of the study in a folder, in their order, from its files; `verify`: every file of finished jobs is read.
 
     `seconds` so far, restarts included; `estimate` in seconds; `detail` is a training's last figures or an error's
     first line; `failure` and `message` are class and text of a failed job's error; `memory` is what was computed in
@@ -207,10 +204,15 @@ def study_status(out: str | Path) -> pd.DataFrame:
     rows = []
     for job in saved_jobs(out):
         folder = job_folder(out, job)
-        state = state_of(folder)
+        state, wrong, done = state_of(folder), "", None
+        try:
+            done = read_done(folder)
+            wrong = damage(folder) if verify else ""
+        except Damaged as error:
+            wrong = error.what
         failed = read_failed(folder) if state == "failed" else {}
-        account = read_done(folder) or read_quietly(folder / "heartbeat.json")
-        detail = str(failed.get("message", "")).split("\n")[0]
+        account = done or read_quietly(folder / "heartbeat.json")
+        state, detail = "damaged" if wrong else state, wrong or str(failed.get("message", "")).split("\n")[0]
         if state in ("running", "waiting"):
             detail = _training_figures(folder, account.get("progress") if state == "running" else None)
         rows.append({

@@ -32,6 +32,7 @@ from understudy.study.engine.plan import longest_after, width
 RETRIES = {"out_of_memory": 2, "time_limit": 1, "lost": 1}
 RETRY_WORDS = {"out_of_memory": "it is tried again with half as much at once", "lost": "it is tried again"}
 RETRY_WORDS |= {"time_limit": "it continues from its checkpoint"}
+ENDING = ("disk", "damaged")  # classes that end the run
 START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
 
 
@@ -106,13 +107,13 @@ class Schedule:
         self._after = longest_after(jobs)
         self._tries = Counter[str]()
         self.alone: set[str] = set()  # ids of jobs that ran out of memory beside others
-        self.disk_full = False
+        self.stopped = False  # the disk is full, or a result is damaged: no other job would fare better
 
     def ready(self) -> list[Job]:
         """Jobs whose inputs are done; for several workers the one with the longest chain behind it first."""
         found = [job for job in self.waiting if all(before in self.done for _, before in job.inputs)]
         found.sort(key=lambda job: (-self._after[job.id] if self.workers > 1 else 0.0, self._number[job.id]))
-        return [] if self.disk_full else found
+        return [] if self.stopped else found
 
     def begin(self, job: Job) -> None:
         """The job is about to be run."""
@@ -140,7 +141,7 @@ class Schedule:
             kind, message = "error", "the job was stopped by a signal twice"
         self.log.failed(job, kind, message)
         self.result.failed.append((job, message))
-        self.disk_full |= kind == "disk"
+        self.stopped |= kind in ENDING
 
 
 Run = Callable[[Job], dict[str, Any]]  # `run_job` with all but the job given; another process can import what it holds
@@ -302,7 +303,7 @@ class Pool:
                     for connection in wait(list(busy), 0.5):
                         if (outcome := busy[connection].listen()) is not None:  # type: ignore[index]  # as given
                             self.schedule.end(outcome)
-                            for other in self._busy if outcome.failure == "disk" else []:
+                            for other in self._busy if outcome.failure in ENDING else []:
                                 other.stop()
                     for worker in self._busy:
                         worker.end_if_stuck()

@@ -2,13 +2,13 @@
 
 import contextlib
 import functools
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.io.files import atomic_path, read_json, write_json, writing
+from understudy.io.files import read_json, write_json, writing
+from understudy.io.seals import Damaged, sealed
 from understudy.runtime.checkpoints import time_limit
 from understudy.runtime.memory import release_memory
 from understudy.study.config.schema import Study
@@ -19,12 +19,12 @@ from understudy.study.engine.failures import failure_message
 from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, read_done, saved_jobs
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
+from understudy.study.engine.publish import publish
+from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
 
 FORMAT = "understudy-study-1"
-PUBLISHED = ["scores.parquet", "report.json", "report.html", "figures/*.*", "figures/private/*.*", "tables/*.csv"]
-PUBLISHED += ["tables/*.tex", "tables/*.html"]  # copied to the study's folder
 
 
 def run_study(
@@ -37,6 +37,7 @@ def run_study(
     workers: int | None = 1,
     minutes: float | None = None,
     stages: Mapping[str, StageFunction] | None = None,
+    again: bool = False,
 ) -> RunResult:
     """Runs all jobs that are not done; goes on with the others when one fails.
 
@@ -52,8 +53,10 @@ def run_study(
         workers: jobs at once, each in its own process; 1: in this process (but for `minutes`); None: by GPUs and cores.
         minutes: time limit of a job; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
         stages: stage name -> function, in place of the usual ones.
+        again: do damaged jobs again, and what depends on them (`repair`), rather than stop.
 
     Raises:
+        Damaged: a finished job's files are not as it left them.
         UnderstudyError: the folder cannot be used (see `claimed`), no such stage or devices.
         Interrupted: SIGTERM or SIGINT; running again continues.
     """
@@ -62,6 +65,7 @@ def run_study(
     plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
     wanted, table = plan.until(until), stages or stage_functions()
     with claimed(out, plan) as folder:
+        (repair if again else refuse_damaged)(plan.jobs, folder)
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
         schedule = Schedule(without_diverged(wanted.jobs, result), result, log)
         schedule.workers, gpus = worker_count(workers, schedule.waiting, device, devices)
@@ -146,7 +150,7 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     """
     out, study = Path(out), plan.study
     stamp, planned, another = out / "study.json", out / "plan.json", "use another folder: --out FOLDER"
-    what = ""
+    what, entries = "", [entry.name for entry in out.iterdir()] if out.is_dir() else []
     if stamp.is_file():
         found = read_json(stamp)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -155,7 +159,8 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
             what = f"the folder belongs to the study {found['name']!r}, not to {study.name!r}"
     elif out.is_file():
         what = "this is a file, not a folder"
-    elif out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
+    # Listed before the stamp was looked for: another run that has begun meanwhile writes it before all else.
+    elif any(name != "lock" and not name.startswith(".study.json.") for name in entries):
         what = "the folder is not empty and holds no study"
     if what:
         raise UnderstudyError(what, where=out.absolute(), fix=another)
@@ -172,7 +177,7 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
             write_json(stamp, identity)
         ids = [job.id for job in plan.jobs]
         if exclusive or not (planned.is_file() and [job["id"] for job in read_json(planned)["jobs"]] == ids):
-            write_json(planned, {"jobs": [job.as_dict() for job in plan.jobs]})
+            write_json(planned, sealed({"jobs": [job.as_dict() for job in plan.jobs]}))
         yield out
 
 
@@ -183,15 +188,12 @@ def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -
         folder, place = job_folder(result.out, job), result.out / job.local.get("publish", "")
         if job.stage not in ("report", "overview") or (done := read_done(folder)) is None:
             continue
-        from understudy.report.page import remove_former
-
-        sources = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
-        remove_former(place, {source.relative_to(folder).as_posix() for source in sources})
-        for source in sources:
-            with atomic_path(place / source.relative_to(folder)) as temporary:
-                shutil.copyfile(source, temporary)
+        publish(folder, place)
         if result.complete and job is wanted.jobs[-1]:
             result.page, result.answer = place / "report.html", str(done["results"].get("answer", ""))
     evaluated = any(job.stage == "evaluate" for job in (*result.done, *result.reused))
     if partly and result.failed and until == "report" and evaluated:
-        result.page, result.answer = report_again(result.out)
+        try:
+            result.page, result.answer = report_again(result.out)
+        except Damaged as error:  # which often is what the failed ones say
+            result.failed.append((wanted.jobs[-1], str(error)))

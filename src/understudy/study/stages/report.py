@@ -8,11 +8,13 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
+from understudy.io.seals import check_sealed
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.config.grid import baseline
 from understudy.study.config.schema import Study, preset, presets
 from understudy.study.engine.execute import software
 from understudy.study.engine.jobs import Context, Job, job_folder, job_of, read_done, saved_jobs, study_status
+from understudy.study.engine.publish import seal_published
 
 _Done = dict[str, list[tuple[dict[str, Any], Path]]]  # stage -> (spec, folder) of the jobs that are done
 _COLUMNS = ["stage", "id", "name", "seconds", "peak_rss_mb", "state", "failure", "message", "memory"]
@@ -85,6 +87,8 @@ def report_again(out: str | Path) -> tuple[Path, str]:
         page = made[""]
     else:
         page = write_overview({name: page.parent for name, page in made.items()}, above.spec, out)
+    for place in {page.parent, *(page.parent for page in made.values())}:
+        seal_published(place)
     return page, answer_of(page)
 
 
@@ -166,6 +170,7 @@ def _files(done: _Done) -> dict[str, Any]:
 def _done_by_stage(folders: list[Path]) -> _Done:
     done: _Done = {}
     for folder in (folder for folder in folders if read_done(folder) is not None):
+        check_sealed(folder)
         job = read_json(folder / "spec.json")
         done.setdefault(job["stage"], []).append((job["spec"], folder))
     return done

@@ -1,0 +1,56 @@
+"""The report where the user looks for it: copied from the report's job to the study's folder, and sealed there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from understudy.io.files import atomic_path, read_json, write_json
+from understudy.io.seals import Files, check_file, check_seal, check_sealed, files_of, problem, sealed
+
+PUBLISHED = ["scores.parquet", "report.json", "report.html", "figures/*.*", "figures/private/*.*", "tables/*.csv"]
+PUBLISHED += ["tables/*.tex", "tables/*.html"]
+SEAL = "published.json"
+AGAIN = "publish it again: understudy run STUDY, or understudy report FOLDER"
+
+
+def publish(folder: Path, place: Path) -> None:
+    """Copies the report of a finished job, if it is as the job left it; else the former copy stays."""
+    from understudy.report.page import remove_former
+
+    check_sealed(folder)
+    sources = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+    remove_former(place, {source.relative_to(folder).as_posix() for source in sources})
+    for source in sources:
+        with atomic_path(place / source.relative_to(folder)) as temporary:
+            shutil.copyfile(source, temporary)
+    seal_published(place)
+
+
+def seal_published(place: Path) -> None:
+    """Lists in `published.json` what lies there now."""
+    names = [path.relative_to(place).as_posix() for pattern in PUBLISHED for path in sorted(place.glob(pattern))]
+    write_json(place / SEAL, sealed({"files": files_of(place, names)}))
+
+
+def read_published(place: Path) -> dict[str, Any]:
+    """The published `report.json`, {} if there is none; `Damaged` if it is not the one that was published."""
+    if files := _listed(place):
+        check_file(place, "report.json", files, AGAIN)
+    path = place / "report.json"
+    return dict(read_json(path, dict)) if path.is_file() else {}
+
+
+def damaged_copies(place: Path) -> list[str]:
+    """What is wrong with the published files."""
+    files = _listed(place)
+    return [wrong for name in files if (wrong := problem(place, name, files))]
+
+
+def _listed(place: Path) -> Files:  # {} where nothing was published, or by a version that listed nothing
+    if not (path := place / SEAL).is_file():
+        return {}
+    content = read_json(path, dict)
+    check_seal(content, path, AGAIN)
+    return dict(content["files"])
