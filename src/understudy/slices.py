@@ -7,6 +7,7 @@ On disk it is a folder with a Zarr v3 group (`images` uint8 [N, C, H, W], `label
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +16,17 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape as html_escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, sha256_json, writing
+from understudy.io.files import atomic_path, reading, sha256_json, writing
+from understudy.io.foreign import SLICES, Budget
+from understudy.io.readers import read_table
 from understudy.io.shards import ShardReader, create_sharded, encode_chunk, write_shard
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.lazy import zarr
@@ -38,6 +42,10 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Rows = NDArray[np.int64] | Sequence[int] | slice
 
 
+Distance = Annotated[float, Field(gt=0, lt=1000, allow_inf_nan=False)]  # mm
+Spacing = tuple[Distance, Distance, Distance]
+
+
 @dataclass(frozen=True)
 class LabelClass:
     """A class of the annotation."""
@@ -45,6 +53,17 @@ class LabelClass:
     name: str  # e.g. "ET"
     source: int  # the value in the source label volumes, e.g. 4 (BraTS 2020)
     code: int  # the 8-bit intensity that stands for the class in a joint image, e.g. 204
+
+
+class SetMeta(BaseModel, allow_inf_nan=False):
+    """What a set on disk says of itself."""
+
+    channels: list[str] = Field(min_length=1)
+    classes: list[LabelClass] = Field(min_length=1, max_length=256)
+    spacing: Spacing | None = None
+    axes: tuple[str, str] | None = None
+    attrs: dict[str, Any] = Field({})
+    content_hash: str
 
 
 BACKGROUND = LabelClass("background", 0, 0)
@@ -66,17 +85,23 @@ class Slice(NamedTuple):
 
 # Where the pixels of a set come from: the shape [N, C, H, W], and `read` of sorted rows without repeats.
 class _Stored:
-    def __init__(self, path: Path, group: Any) -> None:
-        self.path, self.shape = path, tuple(group["images"].shape)
+    def __init__(self, path: Path, group: Any, classes: int = 256) -> None:
+        images, labels = group["images"], group["labels"]
+        self.path, self.shape, self.classes = path, tuple(images.shape), classes
+        if len(self.shape) != 4 or self.shape[2] != self.shape[3] or images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype} {list(self.shape)}, not uint8 [N, C, H, W] with H = W")
+        if labels.shape != (self.shape[0], *self.shape[2:]) or labels.dtype != np.uint8:
+            raise ValueError(f"labels are {labels.dtype} {list(labels.shape)} for images {list(self.shape)}")
+        Budget(path, SLICES).spend(math.prod(self.shape[1:]), self.shape[0])
         # zarr's own reading leaves some 200 MB behind in its threads' shares of the heap
-        self.readers = [ShardReader(group[name], path / name) for name in ("images", "labels")]
+        self.readers = [ShardReader(array, path / name) for name, array in (("images", images), ("labels", labels))]
 
     def read(self, rows: NDArray[np.int64]) -> Arrays:
-        try:
-            return self.readers[0].read(rows), self.readers[1].read(rows)
-        except (ValueError, OSError) as error:
-            what = f"the slices cannot be read ({error})"
-            raise UnderstudyError(what, where=self.path, fix="write the set again") from error
+        with reading(self.path, SLICES):
+            images, labels = self.readers[0].read(rows), self.readers[1].read(rows)
+            if labels.size and labels.max() >= self.classes:
+                raise ValueError(f"there is a label {labels.max()}, but {self.classes} classes")
+        return images, labels
 
 
 class _InMemory:
@@ -145,17 +170,16 @@ class SliceSet:
             elif _partial(path).exists():
                 fix = f"finish the job that writes {_partial(path)}"
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
-        group = zarr.open_group(str(path), mode="r")
-        meta: Any = dict(group.attrs)
-        try:
-            if meta.get("format") != FORMAT:
+        with reading(path, SLICES):
+            group = zarr.open_group(str(path), mode="r")
+            if group.attrs.get("format") != FORMAT:
                 raise ValueError("written by another version, or another program")
-            source = _Stored(path, group)
-        except ValueError as error:
-            raise UnderstudyError(f"unknown slice set format: {error}", where=path, fix="write it again") from error
-        classes = [LabelClass(**c) for c in meta["classes"]]
-        opened = cls(source, meta["channels"], classes, meta["spacing"], meta["axes"], path, cache_bytes)
-        opened.attrs, opened.content_hash = dict(meta["attrs"]), str(meta["content_hash"])
+            meta = SetMeta.model_validate(dict(group.attrs))
+            source = _Stored(path, group, len(meta.classes))
+            if source.shape[1] != len(meta.channels):
+                raise ValueError(f"{source.shape[1]} channels with {len(meta.channels)} names")
+        opened = cls(source, meta.channels, meta.classes, meta.spacing, meta.axes, path, cache_bytes)
+        opened.attrs, opened.content_hash = meta.attrs, meta.content_hash
         return opened
 
     @classmethod
@@ -186,8 +210,10 @@ class SliceSet:
         if isinstance(channels, str) or isinstance(classes, str):
             raise UnderstudyError("channels and classes are lists of names", fix='e.g. channels=["FLAIR"]')
         spaced = np.ones(3) if spacing is None else np.asarray(spacing)
-        if spaced.shape != (3,) or spaced.dtype.kind not in "iuf" or not (np.isfinite(spaced) & (spaced > 0)).all():
-            raise UnderstudyError(f"the spacing is {spacing}", fix="give (row, column, slice) distances in mm")
+        if spaced.shape != (3,) or spaced.dtype.kind not in "iuf" or not ((spaced > 0) & (spaced < 1000)).all():
+            raise UnderstudyError(
+                f"the spacing is {spacing}", fix="give (row, column, slice) distances in mm, below 1000"
+            )
         if patients is not None and pd.isna(np.asarray(patients, object)).any():
             raise UnderstudyError("some slices have no patient (None or NaN)", fix="name the patient of every slice")
         coded: Any
@@ -277,7 +303,10 @@ class SliceSet:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a slice, in the order of the arrays."""
-        return pd.read_parquet(self.folder / "index.parquet")
+        index = read_table(self.folder / "index.parquet", "id")
+        if len(index) != len(self):
+            raise SLICES.damaged(self.folder, ValueError(f"{len(self):,} slices, but {len(index):,} rows of the index"))
+        return index
 
     @cached_property
     def content_hash(self) -> str:

@@ -11,11 +11,14 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, sha256_file, write_json
-from understudy.slices import LabelClass
+from understudy.io.files import atomic_path, read_json, reading, sha256_file, write_json
+from understudy.io.foreign import VOLUMES
+from understudy.io.readers import read_arrays
+from understudy.slices import LabelClass, Spacing
 
 if TYPE_CHECKING:
     import torch
@@ -188,17 +191,30 @@ class TestVolume:
         return self.geometry.network_labels(self.truth, classes)
 
 
+class _Patient(BaseModel):
+    site: str
+    split: str
+    geometry: SliceGeometry
+    spacing: Spacing
+
+
+class _Meta(BaseModel):
+    channels: list[str] = Field(min_length=1)
+    classes: list[LabelClass] = Field(min_length=1, max_length=256)
+    axes: tuple[str, str] | None
+    frame: dict[str, Any] | None
+    patients: dict[str, _Patient]
+
+
 class VolumeSet:
     """A folder of test volumes: `volumes.json` and one compressed `.npz` a patient (read without pickle)."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        meta = read_json(self.path / "volumes.json")
-        self.channels: tuple[str, ...] = tuple(meta["channels"])
-        self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])
-        self.axes: tuple[str, str] | None = tuple(meta["axes"]) if meta["axes"] else None  # type: ignore[assignment]
-        self.frame: dict[str, Any] | None = meta["frame"]
-        self._patients: dict[str, dict[str, Any]] = meta["patients"]
+        with reading(self.path / "volumes.json", VOLUMES):
+            meta = _Meta.model_validate(read_json(self.path / "volumes.json"))
+        self.channels, self.classes = tuple(meta.channels), tuple(meta.classes)
+        self.axes, self.frame, self._patients = meta.axes, meta.frame, meta.patients
 
     @classmethod
     def open(cls, path: str | Path) -> VolumeSet:
@@ -207,17 +223,22 @@ class VolumeSet:
 
     def subjects(self, split: str | None = None) -> list[str]:
         """Ids of the patients, sorted; of one split if given."""
-        return sorted(s for s, m in self._patients.items() if split in (None, m["split"]))
+        return sorted(s for s, m in self._patients.items() if split in (None, m.split))
 
     def read(self, subject: str) -> TestVolume:
         """One patient's volume; raises `UnderstudyError` if there is none."""
         if subject not in self._patients:
             raise UnderstudyError(f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}")
-        meta = self._patients[subject]
-        with np.load(self.path / f"{subject}.npz", allow_pickle=False) as arrays:
-            return TestVolume(
-                subject, str(meta["site"]), str(meta["split"]), geometry=SliceGeometry(**meta["geometry"]),
-                spacing=tuple(meta["spacing"]), **{name: arrays[name] for name in _ARRAYS})  # fmt: skip
+        meta, path = self._patients[subject], self.path / f"{subject}.npz"
+        arrays, g = read_arrays(path, *_ARRAYS), meta.geometry
+        count = len(arrays["images"])
+        shapes = (count, len(self.channels), g.resolution, g.resolution), (count,), (count, g.height, g.width), (4, 4)
+        found = tuple(arrays[name].shape for name in _ARRAYS)
+        kinds = "".join(arrays[name].dtype.kind for name in _ARRAYS)
+        if found != shapes or kinds != "ubuf" or int(arrays["truth"].max(initial=0)) >= len(self.classes):
+            what = f"arrays of shapes {found} and kinds {kinds}, not {shapes} and ubuf, or a label without a class"
+            raise VOLUMES.damaged(path, ValueError(what))
+        return TestVolume(subject, meta.site, meta.split, geometry=g, spacing=meta.spacing, **arrays)
 
 
 class VolumeWriter:

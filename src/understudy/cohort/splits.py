@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from understudy.cohort.config import Cohort
 from understudy.errors import UnderstudyError
+from understudy.io.files import reading
+from understudy.io.foreign import MATLAB
+from understudy.io.settings import Settings
 
 PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
 TEST_FRACTION = 0.2
@@ -17,10 +20,8 @@ TEST_FRACTION = 0.2
 _TEST_STREAM, _VALIDATION_STREAM, _TRAIN_STREAM = 0, 1, 2
 
 
-class SplitConfig(BaseModel):
+class SplitConfig(Settings):
     """How patients are divided into train, val and test."""
-
-    model_config = ConfigDict(extra="forbid")
 
     method: Literal["seed", "list", "permutation"] = Field(
         default="seed", description="draw by seed, take the lists below, or take the paper's permutation (.mat)"
@@ -243,11 +244,8 @@ def _permuted_test(config: SplitConfig, ids: list[str]) -> set[str]:
         raise UnderstudyError("no permutation given", where="permutation", fix="give the path of the .mat file")
     import scipy.io
 
-    try:
+    with reading(path, MATLAB):
         content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=True)
-    except (OSError, ValueError, NotImplementedError, TypeError) as error:
-        fix = "give the authors' .mat file, or save the vector with save('-v7')"
-        raise UnderstudyError(f"not a readable MATLAB file ({error})", where=path, fix=fix) from error
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
     structs = [value for value in arrays.values() if value.dtype.names and "name" in value.dtype.names]
     named = [[str(name) for name in np.atleast_1d(struct["name"])] for struct in structs]

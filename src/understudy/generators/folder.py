@@ -4,11 +4,14 @@ GAN also `discriminator.safetensors`, for audits and never for release (it knows
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, write_json
-from understudy.slices import LabelClass
+from understudy.io.files import atomic_path, read_json, reading, write_json
+from understudy.io.foreign import MODEL
+from understudy.slices import LabelClass, Spacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +46,27 @@ def is_finished(folder: Path, identity: str) -> bool:
         what = "the folder holds another training (other settings or data)"
         raise UnderstudyError(what, folder, "use another folder, or delete it")
     return True
+
+
+class _Record(BaseModel):
+    """What every `config.json` must say, whatever else is in it."""
+
+    kind: str
+    model: dict[str, Any]
+    channels: list[str] = Field(min_length=1)
+    classes: list[LabelClass] = Field(min_length=1, max_length=256)
+    annotation: Literal["coded", "one_hot"]
+    spacing: Spacing | None
+    axes: tuple[str, str] | None
+    plugin: dict[str, str] | None = None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a trained generator; an UnderstudyError where it is no such file."""
+    found: dict[str, Any] = read_json(folder / CONFIG, dict)
+    with reading(folder / CONFIG, MODEL):
+        _Record.model_validate(found)
+    return found
 
 
 def classes_of(config: dict[str, Any]) -> tuple[LabelClass, ...]:

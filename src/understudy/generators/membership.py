@@ -8,17 +8,16 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.generators.folder import CONFIG
+from understudy.generators.folder import read_config
 from understudy.generators.joint import encode
 from understudy.generators.registry import type_of
-from understudy.io.files import read_json
 from understudy.runtime.devices import resolve_device
 from understudy.slices import SliceSet
 
 
 def supports_membership_inference(folder: str | Path) -> bool:
     """Whether a folder holds a generator that can score slices; a GAN does so by its discriminator."""
-    return type_of(read_json(Path(folder) / CONFIG)).supports_membership_inference(Path(folder))
+    return type_of(read_config(Path(folder))).supports_membership_inference(Path(folder))
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class MembershipScores:
         Raises:
             UnderstudyError: the generator cannot score, is damaged, or was trained on slices of other channels or size.
         """
-        config, device = read_json(self.folder / CONFIG), resolve_device(self.device)
+        config, device = read_config(self.folder), resolve_device(self.device)
         channels, size = config["channels"], config["model"]["resolution"]
         if set(channels) != set(slices.channels) or size != slices.resolution:
             what = f"the generator makes {', '.join(channels)} at {size} pixels, the slices have"
@@ -54,5 +53,5 @@ class MembershipScores:
     @property
     def weights(self) -> dict[str, str]:
         """SHA-256 (hex) of each file of weights, by its name."""
-        config = read_json(self.folder / CONFIG)
+        config = read_config(self.folder)
         return type_of(config).weights(self.folder, config)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from understudy.errors import UnderstudyError
-from understudy.generators.folder import CONFIG
+from understudy.generators.folder import read_config
 from understudy.generators.interface import GeneratorType, recipe_file, shipped
-from understudy.io.files import read_json
 
 if TYPE_CHECKING:
     from understudy.generators.builtin import NetworkType
@@ -94,7 +93,7 @@ def load_generator(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         UnderstudyError: the training is not finished, or its files are damaged; a plug-in that is not there.
     """
-    config = read_json(Path(folder) / CONFIG, dict)
+    config = read_config(Path(folder))
     return type_of(config).load(Path(folder), config), config
 
 

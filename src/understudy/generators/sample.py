@@ -9,10 +9,9 @@ from torch import Tensor
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators.diffusion.samplers import SamplerConfig
-from understudy.generators.folder import CONFIG, classes_of
+from understudy.generators.folder import classes_of, read_config
 from understudy.generators.joint import decode
 from understudy.generators.registry import type_of
-from understudy.io.files import read_json
 from understudy.runtime.checkpoints import StopRequest
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.progress import track
@@ -90,7 +89,7 @@ def _load_ensemble(folders: Sequence[Path], sampler: bool, device: str) -> list[
         raise UnderstudyError("no generator to sample from", fix="give the folder of at least one")
     members: list[_Member] = []
     for folder in folders:
-        config = read_json(folder / CONFIG, dict)
+        config = read_config(folder)
         kind = type_of(config)
         if sampler and not kind.takes_sampler:
             raise UnderstudyError(f"a {kind.name} is sampled in one pass", folder, "leave the sampler out")

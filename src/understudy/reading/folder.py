@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_file, sha256_json
+from understudy.io.settings import Settings
 
 FORMAT = "understudy-reading-1"
 KEY_FORMAT = "understudy-reading-key-2"
@@ -41,14 +42,14 @@ class StudyText(BaseModel):
     seed: int
 
 
-class Panel(BaseModel, extra="forbid"):
+class Panel(Settings):
     """One picture of an item."""
 
     file: Annotated[str, Field(pattern=r"^images/[0-9a-f]{16}\.png$")]
     label: Label
 
 
-class Item(BaseModel, extra="forbid"):
+class Item(Settings):
     """What a reader judges at once."""
 
     id: Identifier

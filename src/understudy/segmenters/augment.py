@@ -17,11 +17,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 from pydantic import SerializerFunctionWrapHandler as Serialize
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
+
+from understudy.io.settings import Settings
 
 _STREAM = 0xA06  # keeps these draws apart from other uses of the same seed, and seeds the pool of noise
 _UNIFORMS = 16  # a fixed number a sample: switching one transform off does not change the others' draws
@@ -51,14 +53,12 @@ SWIN_SET: dict[str, Any] = {
 LATER = ("set", "p_elastic", "elastic_sd", "elastic_points", "input")
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Settings, frozen=True):
     """How strongly to augment; the defaults below are the U-Net's, `SWIN_SET` holds what the Swin's set has otherwise.
 
     For the U-Net's low resolution and gamma the paper's text gives no probability; those of the authors' code stand in
     (0.25, and 0.3 for their two gamma transforms together). Noise touches the foreground only, as in their code.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = Field(True, description="False: only what `input` says")
     set: Literal["unet", "swin"] = Field("unet", description="whose defaults hold for the fields that are not given")

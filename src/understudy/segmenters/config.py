@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_serializer, model_validator
+from pydantic import Discriminator, Field, TypeAdapter, model_serializer, model_validator
 from pydantic import SerializerFunctionWrapHandler as Serialize
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Settings
 from understudy.segmenters.augment import AugmentConfig
 from understudy.segmenters.swin import Swin, SwinConfig, build_swin
 from understudy.segmenters.unet import UNet, UNetConfig, build_unet
@@ -41,10 +42,8 @@ def build_model(
     return build_unet(config, channels, classes, resolution, seed)
 
 
-class MixtureConfig(BaseModel):
+class MixtureConfig(Settings, frozen=True):
     """What a segmenter is trained on, out of the slice sets that it is given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     real_share: float = Field(0.5, ge=0, le=1, description="share of real samples; 0 and 1 with `total` only")
     total: int | Literal["real"] | None = Field(
@@ -90,10 +89,8 @@ PAPER: dict[str, dict[str, Any]] = {
 LATER = ("epochs", "max_minutes", "optimiser", "betas", "schedule", "loss", "validation_slices")
 
 
-class SegmenterTrainingConfig(BaseModel):
+class SegmenterTrainingConfig(Settings, frozen=True):
     """How a segmenter is trained; optimiser and schedule default to the paper's for the U-Net (section 4.3)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int | None = Field(40_000, ge=1, description="budget, slices shown; the paper's U-Net: 30,000,000")
     epochs: float | None = Field(None, gt=0, description="budget in place of `samples`; the paper's Swin: 25")

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError, first_line
-from understudy.io.files import read_json
+from understudy.errors import UnderstudyError
+from understudy.io.files import read_json, reading
+from understudy.io.foreign import MODEL
+from understudy.io.readers import built, read_tensors
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import in_parts
 from understudy.segmenters.augment import Input, fed
@@ -25,6 +26,25 @@ FORMAT = "understudy-segmenter-1"
 WEIGHTS = "segmenter.safetensors"
 
 Dropped = Literal["background", "predict"]
+
+
+class _Augmented(BaseModel):
+    input: Input = "z_score"
+
+
+class _Trained(BaseModel):
+    precision: Literal["auto", "fp32", "bf16"]
+    augment: _Augmented
+
+
+class _Record(BaseModel):
+    """What `config.json` must say, whatever else is in it."""
+
+    model: dict[str, Any]
+    training: _Trained
+    channels: list[str] = Field(min_length=1)
+    classes: list[str] = Field(min_length=2, max_length=256)
+    resolution: int = Field(ge=4, le=4096)
 
 
 @dataclass
@@ -68,17 +88,20 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     record = read_json(folder / "config.json", dict)
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
-    channels, classes, resolution = tuple(record["channels"]), tuple(record["classes"]), int(record["resolution"])
-    try:
-        network = build_model(model_config(record["model"]), len(channels), len(classes), resolution)
-        network.load_state_dict(load_file(weights))
-    # a damaged file; other names or shapes of weights; unknown fields of the network
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        what = f"the weights cannot be read ({first_line(error)})"
-        raise UnderstudyError(what, weights, "train it again") from error
-    target, training = resolve_device(device), record["training"]
-    network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dtype, given = resolve_precision(training["precision"], target), training["augment"].get("input", "z_score")
+    tensors = read_tensors(weights)
+    with reading(folder / "config.json", MODEL):
+        said = _Record.model_validate(record)
+        channels, classes, resolution = tuple(said.channels), tuple(said.classes), said.resolution
+
+        def build(config: Any) -> Any:
+            return build_model(config, len(channels), len(classes), resolution)
+
+        network = built(build, model_config(said.model), tensors.values(), weights)
+    with reading(weights, MODEL):  # other names or shapes of weights
+        network.load_state_dict(tensors)
+    target = resolve_device(device)
+    network = network.to(target, memory_format=torch.channels_last)
+    dtype, given = resolve_precision(said.training.precision, target), said.training.augment.input
     return Segmenter(network, channels, classes, resolution, target, dtype, record, given)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import UperNetForSemanticSegmentation
@@ -32,10 +33,8 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class SwinConfig(BaseModel):
+class SwinConfig(Settings, frozen=True):
     """The architecture; channels, classes and resolution come from the data."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["swin"] = Field("swin", description="name of the architecture")
     size: Literal["base", "small", "tiny", "mini"] = Field(

@@ -8,16 +8,15 @@ their text in padding, order of layers and supervision: this follows the text.
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Settings
 
 
-class UNetConfig(BaseModel):
+class UNetConfig(Settings, frozen=True):
     """The architecture; channels, classes and resolution come from the data."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["unet"] = Field("unet", description="name of the architecture")
     filters: tuple[int, ...] | None = Field(None, description="of each stage, highest resolution first; None: by width")

@@ -3,17 +3,20 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES, pattern_text
-from understudy.io.files import atomic_path, read_json, write_json
+from understudy.io.files import atomic_path, read_json, reading, write_json
 from understudy.io.folders import files_below
+from understudy.io.foreign import MODEL
 from understudy.io.grids import VolumeHeader, as_stored
+from understudy.slices import LabelClass
 from understudy.study.engine.jobs import folder_name
 
 PREPARATION = "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes
@@ -62,8 +65,9 @@ def segment_patient(
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
     preparation, segmenter = _preparation_of(found[0]), load(found[0], device)
     files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
-    config = SliceConfig.model_validate(preparation["slices"])
-    frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
+    with reading(found[0], MODEL):
+        config = SliceConfig.model_validate(preparation["slices"])
+        frame = TypeAdapter(Frame | None).validate_python(preparation["frame"])
     volume, header = slice_new_patient(files, config, frame, preparation["trust_array_order"])
     labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
     values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
@@ -72,11 +76,21 @@ def segment_patient(
     return {name: int((labels == k).sum()) for k, name in enumerate(segmenter.classes) if k}
 
 
+class _Preparation(BaseModel):
+    slices: dict[str, Any]
+    frame: dict[str, Any] | None
+    classes: list[LabelClass]
+    file_patterns: dict[str, str]
+    trust_array_order: bool
+    dropped_slices: Literal["background", "predict"]
+
+
 def _preparation_of(model: Path) -> dict[str, Any]:
     """How the slices of a segmenter were made: from its record, else from the job that it stands in."""
     record = read_json(model / "config.json")
     if PREPARATION in record:
-        return dict(record[PREPARATION])
+        with reading(model / "config.json", MODEL):
+            return _Preparation.model_validate(record[PREPARATION]).model_dump()
     job = model.parent / "spec.json"
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
         prepared = model.parents[1] / folder_name("prepare", job_id)

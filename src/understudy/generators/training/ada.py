@@ -11,16 +11,16 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from understudy.io.settings import Settings
 
 FEW = 5000  # real slices below which "auto" augments
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Settings, frozen=True):
     """What the discriminator's augmentation does and how its probability is controlled."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["off", "auto", "adaptive", "fixed"] = Field(
         "off", description="off, adaptive (p by overfitting), fixed p, or auto: adaptive below 5,000 slices, else off"

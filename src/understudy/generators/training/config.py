@@ -5,20 +5,19 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from understudy.generators.joint import Annotation
 from understudy.generators.networks.progressive import LevelSchedule
 from understudy.generators.training.ada import AugmentConfig
+from understudy.io.settings import Settings
 
 UNTRACED = frozenset({"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"})
 """Fields that say what else is written, and how often: the result does not depend on them."""
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings, frozen=True):
     """What the trainings of all generators have in common."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kimg: float = Field(25000, gt=0, description="thousand real images shown")
     max_minutes: float | None = Field(None, gt=0, description="stop earlier, minutes of training")

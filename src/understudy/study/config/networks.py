@@ -19,9 +19,10 @@ from understudy.generators.interface import RECIPES
 from understudy.generators.joint import Annotation
 from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type, plugin_type
 from understudy.generators.training.config import TrainingConfig
+from understudy.io.settings import problem_at
 from understudy.segmenters import config as segmenters
 from understudy.segmenters.config import SegmenterTrainingConfig, UNetConfig
-from understudy.study.config.yaml import Strict, merged, problem_at
+from understudy.study.config.yaml import Strict, merged
 
 NETWORKS = {name: network_type(name) for name in KINDS}
 NAMES: dict[str, tuple[list[str], str, dict[str, str]]] = {  # section -> kinds, the default, kinds by other names

@@ -15,13 +15,15 @@ from understudy.cohort.config import as_before_auto
 from understudy.cohort.splits import TEST_FRACTION
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
+from understudy.io.settings import problem_at
+from understudy.io.yaml import Lines
 from understudy.memorization.config import AuditConfig
 from understudy.quality.config import AnnotationConfig, QualityConfig
 from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.cohorts import absolute, placed, published_as
 from understudy.study.config.grid import Grid, check_grid
 from understudy.study.config.networks import check_sizes
-from understudy.study.config.yaml import Lines, Strict, merged, parse_yaml, problem_at, read_yaml, validated
+from understudy.study.config.yaml import Strict, merged, parse_yaml, read_yaml, validated
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
 MOST_PHANTOMS = 100_000
