@@ -1,6 +1,7 @@
-"""Mutated NIfTI files, study files and folders: no traceback, no hang, no memory, and `check` agrees with `prepare`.
+"""Mutated files of every format (see `fuzz_formats.py`), study files and folders: no traceback, no hang, no memory, and `check` agrees with `prepare`.
 
-    python benchmarks/fuzz_inputs.py --nifti 3000 --studies 1000 --folders 500 --images 500 --workers 2
+    python benchmarks/fuzz_inputs.py --each 1540 --workers 2     # 20,000 cases over the 13 kinds
+    python benchmarks/fuzz_inputs.py --each 0 --sets 500         # of one kind
 
 Every case is made from its number alone; `--only nifti:17` repeats one and keeps its folder. Prints a table and the
 cases that failed. A short run is part of the tests (tests/study/test_fuzz.py).
@@ -29,8 +30,9 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "cohort"))
 from faulty_cohorts import write_cohort
+from fuzz_formats import FORMATS, run_format
 
-SECONDS, GIGABYTES = 20.0, 4.0  # more is a failure
+SECONDS, GIGABYTES = 20.0, 2.0  # more is a failure
 STUDY = """name: s
 seed: 1
 cohort:
@@ -266,7 +268,9 @@ def read_and_opened(root: Path) -> str:
 
 def run_case(kind: str, number: int, root: Path) -> str:
     """Makes one case in an empty folder and runs it."""
-    rng = np.random.default_rng([number, sorted(KINDS).index(kind)])
+    rng = np.random.default_rng([number, ORDER.index(kind)])
+    if kind in FORMATS:
+        return run_format(kind, root, rng)
     if kind == "images":
         write_images(root)
         mutate_folder(root, rng, str(rng.choice(["png", "npy"])))
@@ -281,11 +285,14 @@ KINDS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "studies": mutate_study,
     "folders": mutate_folder,
     "images": mutate_folder,
+    **dict.fromkeys(FORMATS, mutate_folder),
 }
+ORDER = ["folders", "images", "nifti", "studies", *FORMATS]  # what the numbers of cases begin with
 
 
 def _child() -> None:
     """Runs the cases named on standard input, one a line, and answers with a line of JSON each."""
+    before = 0.0  # GB that the imports take, after the first case, which is not counted
     for line in sys.stdin:
         kind, number = line.split(":")
         root = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -295,7 +302,8 @@ def _child() -> None:
             outcome = "traceback: " + traceback.format_exc()[-1500:]
         shutil.rmtree(root, ignore_errors=True)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        sys.__stdout__.write(json.dumps([outcome, memory]) + "\n")  # type: ignore[union-attr]
+        before = before or memory
+        sys.__stdout__.write(json.dumps([outcome, memory - before]) + "\n")  # type: ignore[union-attr]
         sys.__stdout__.flush()  # type: ignore[union-attr]
 
 
@@ -312,9 +320,9 @@ def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> 
                 [sys.executable, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-            child.stdin.write("nifti:0\n")  # type: ignore[union-attr]  # imports, which are not counted
+            child.stdin.write("sets:0\nnifti:0\n")  # type: ignore[union-attr]  # imports, which are not counted
             child.stdin.flush()  # type: ignore[union-attr]
-            child.stdout.readline()  # type: ignore[union-attr]
+            child.stdout.readline(), child.stdout.readline()  # type: ignore[union-attr]
         start = time.perf_counter()
         timer = threading.Timer(3 * SECONDS, child.kill)
         timer.start()
@@ -335,7 +343,8 @@ def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind in KINDS:
-        parser.add_argument(f"--{kind}", type=int, default=100)
+        parser.add_argument(f"--{kind}", type=int)
+    parser.add_argument("--each", type=int, default=100, help="cases of every kind that is not named")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", help="one case, e.g. nifti:17; its folder is kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -350,7 +359,7 @@ def main() -> None:
         print(run_case(kind, int(number), root))
         return
     cases: Queue[str] = Queue()
-    share = {kind: getattr(given, kind) for kind in KINDS}
+    share = {kind: given.each if getattr(given, kind) is None else getattr(given, kind) for kind in KINDS}
     # kinds take turns in proportion, so that a run that is stopped (Ctrl-C) has seen something of each
     for _, case in sorted(((n + 0.5) / share[kind], f"{kind}:{n}") for kind in KINDS for n in range(share[kind])):
         cases.put(case)

@@ -303,7 +303,7 @@ class SliceSet:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a slice, in the order of the arrays."""
-        index = read_table(self.folder / "index.parquet", "id")
+        index = read_table(self.folder / "index.parquet")
         if len(index) != len(self):
             raise SLICES.damaged(self.folder, ValueError(f"{len(self):,} slices, but {len(index):,} rows of the index"))
         return index

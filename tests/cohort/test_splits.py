@@ -95,7 +95,7 @@ def test_lists_are_taken_as_they_are(tmp_path):
         ({"test_patients": 4}, "not possible"),
         ({"test": ["p1"]}, "method is seed"),
         ({"method": "permutation"}, "no permutation given"),
-        ({"method": "permutation", "permutation": "absent.mat"}, "MATLAB"),
+        ({"method": "permutation", "permutation": "absent.mat"}, "file not found"),
     ],
 )
 def test_impossible_splits_are_refused(fields, message):

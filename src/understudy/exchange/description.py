@@ -12,7 +12,7 @@ from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json, reading, sha256_file, write_json
 from understudy.io.foreign import DESCRIPTIONS
 from understudy.io.settings import Settings
-from understudy.slices import SliceSet
+from understudy.slices import SliceSet, Spacing
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
@@ -46,7 +46,7 @@ class Description(Settings):
     labels: str
     classes: list[DescribedClass]  # background first
     resolution: int
-    spacing: tuple[float, float, float] | None = None  # mm, as in `SliceSet`
+    spacing: Spacing | None = None  # mm, as in `SliceSet`
     axes: tuple[str, str] | None = None
     # slice as the files call it -> its id, patient, site, z and split, where they are known
     slices: dict[str, dict[str, str | int | float | None]] = Field({})

@@ -27,12 +27,13 @@ def _numpy_words(path: Path, error: BaseException) -> tuple[str, str]:
     text = first_line(error)
     with open(path, "rb") as handle:
         start = handle.read(8)
-    if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
-        return (f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"), _INTACT
-    if "pickle" in text or "Python objects" in text:
+    if start.startswith(b"\x80") or "pickle" in text or "Python objects" in text:
         what = "the file holds pickled Python objects, which are never executed"
         return what, "save plain numeric arrays with numpy.save or numpy.savez"
-    return f"the array cannot be read ({text})", "save it again (numpy.save), or replace it by an intact copy"
+    what = f"the array cannot be read ({text})"
+    if not start.startswith((b"\x93NUMPY", b"PK")):  # .npy, .npz
+        what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
+    return what, "save it again (numpy.save), or replace it by an intact copy"
 
 
 def _image_words(path: Path, error: BaseException) -> tuple[str, str]:

@@ -2,15 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 
 def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
     """An error of a whole model that is about one of its fields; `problems_of` names the field and its line."""
     return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
+
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Width = Annotated[int, Field(ge=1, le=1 << 14)]  # features of a layer
+Depth = Annotated[int, Field(ge=1, le=128)]  # layers or blocks, one after another
 
 
 class Settings(BaseModel):

@@ -77,7 +77,7 @@ class AugmentConfig(Settings, frozen=True):
     p_gamma: Probability = Field(0.3, description="probability of a gamma change; swin: 1")
     gamma: Positive = Field((0.8, 1.2), description="exponent, images in 0..1")
     p_elastic: Probability = Field(0.0, description="probability of an elastic deformation; swin: 1")
-    elastic_sd: float = Field(2.0, ge=0, description="standard deviation of the grid's displacements, pixels")
+    elastic_sd: float = Field(2.0, ge=0, le=1000, description="standard deviation of the grid's displacements, pixels")
     elastic_points: int = Field(3, ge=2, le=64, description="points a side of the grid; 3: the U-Net paper's")
     flips: bool | Literal["either"] = Field(
         False, description="true: rows and columns, each with probability 0.5; either: one of the two with 0.5 (swin)"

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import plain, read_json, write_text
-from understudy.io.readers import read_table
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
 from understudy.metrics.bootstrap import holm
 from understudy.metrics.overlap import apply_policy
-from understudy.metrics.scores import WHOLE, class_names
+from understudy.metrics.scores import WHOLE, class_names, read_scores
 from understudy.quality.metrics import label_of
 from understudy.report.sections.correlation import scatter
 from understudy.study.engine.jobs import job_folder, read_done, saved_jobs
@@ -185,7 +184,7 @@ def _dice_by_generator(label: str, done: Done, training: str, segmenter: str | N
     rows: dict[str, list[pd.DataFrame]] = {}
     for cell, folder in cells:
         if (cell["segmenter"], cell["augmentation"]) == (network, augmented):
-            rows.setdefault(cell["generator"], []).append(read_table(folder / "scores.parquet"))
+            rows.setdefault(cell["generator"], []).append(read_scores(folder / "scores.parquet"))
     found = {}
     for name, frames in rows.items():
         scores = pd.concat(frames)

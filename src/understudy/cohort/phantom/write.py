@@ -61,7 +61,7 @@ Voxels = Annotated[int, Field(ge=8, le=1024)]
 class PhantomConfig(Settings, frozen=True):
     """What to draw. The head has the same size in mm at every shape."""
 
-    patients: int = Field(default=40, ge=1, description="number of patients")
+    patients: int = Field(default=40, ge=1, le=100_000, description="number of patients")
     shape: tuple[Voxels, Voxels, Voxels] = Field(
         default=(240, 240, 155), description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm"
     )

@@ -23,7 +23,7 @@ class NetworkConfig(Settings, frozen=True):
     """The joint image that a network is for; the defaults are the paper's (256x256, four sequences, one annotation)."""
 
     resolution: int = Field(256, ge=16, le=512, description="of the images, pixels, a power of two")
-    channels: int = Field(5, ge=1, description="channels of the joint image: MR channels + annotation channels")
+    channels: int = Field(5, ge=1, le=256, description="channels of the joint image: MR channels + annotation channels")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -34,16 +34,16 @@ class StyleGan2Config(NetworkConfig):
     """Architecture of StyleGAN 2; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
     kind: Literal["stylegan2"] = Field("stylegan2", description="name of the model")
-    z_dim: int = Field(512, ge=1, description="size of the latent z")
-    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(32768, ge=16, description="feature maps at resolution R: this / R ...")
-    channel_max: int = Field(512, ge=1, description="... but at most this many")
-    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
+    z_dim: int = Field(512, ge=1, le=1 << 14, description="size of the latent z")
+    w_dim: int = Field(512, ge=1, le=1 << 14, description="size of the intermediate latent w")
+    channel_base: int = Field(32768, ge=16, le=1 << 24, description="feature maps at resolution R: this / R ...")
+    channel_max: int = Field(512, ge=1, le=1 << 14, description="... but at most this many")
+    mapping_layers: int = Field(8, ge=1, le=128, description="dense layers from z to w")
     mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
     w_avg_beta: float = Field(0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)")
-    conv_clamp: float | None = Field(256.0, description="limit of the activations, None for none")
-    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch deviation")
-    mbstd_maps: int = Field(1, ge=0, description="channels of the minibatch deviation, 0 for none")
+    conv_clamp: float | None = Field(256.0, gt=0, description="limit of the activations, None for none")
+    mbstd_group: int = Field(4, ge=1, le=1 << 14, description="samples per group of the minibatch deviation")
+    mbstd_maps: int = Field(1, ge=0, le=1024, description="channels of the minibatch deviation, 0 for none")
 
     def check_size(self) -> None:
         if self.channel_base < self.resolution:
