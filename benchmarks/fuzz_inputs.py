@@ -1,4 +1,6 @@
-"""Mutated files of every format (see `fuzz_formats.py`), study files and folders: no traceback, no hang, no memory, and `check` agrees with `prepare`.
+"""Mutated files of every format (see `fuzz_formats.py`), study files and folders: no traceback, no hang, no memory.
+
+`check` must agree with `prepare`.
 
     python benchmarks/fuzz_inputs.py --each 1540 --workers 2     # 20,000 cases over the 13 kinds
     python benchmarks/fuzz_inputs.py --each 0 --sets 500         # of one kind
