@@ -26,7 +26,7 @@ from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, reading, sha256_json, writing
 from understudy.io.foreign import SLICES, Budget
-from understudy.io.readers import read_table
+from understudy.io.readers import count_rows, read_table
 from understudy.io.shards import ShardReader, create_sharded, encode_chunk, write_shard
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.lazy import zarr
@@ -55,14 +55,17 @@ class LabelClass:
     code: int  # the 8-bit intensity that stands for the class in a joint image, e.g. 204
 
 
-class SetMeta(BaseModel, allow_inf_nan=False):
-    """What a set on disk says of itself."""
+class Described(BaseModel):
+    """What sets, test volumes and trained generators say of themselves in their files, whatever else they say."""
 
     channels: list[str] = Field(min_length=1)
     classes: list[LabelClass] = Field(min_length=1, max_length=256)
     spacing: Spacing | None = None
-    axes: tuple[str, str] | None = None
-    attrs: dict[str, Any] = Field({})
+    axes: tuple[str, str] | None
+
+
+class _SetMeta(Described):
+    attrs: dict[str, Any]
     content_hash: str
 
 
@@ -174,10 +177,12 @@ class SliceSet:
             group = zarr.open_group(str(path), mode="r")
             if group.attrs.get("format") != FORMAT:
                 raise ValueError("written by another version, or another program")
-            meta = SetMeta.model_validate(dict(group.attrs))
+            meta = _SetMeta.model_validate(dict(group.attrs))
             source = _Stored(path, group, len(meta.classes))
             if source.shape[1] != len(meta.channels):
                 raise ValueError(f"{source.shape[1]} channels with {len(meta.channels)} names")
+            if source.shape[0] != (rows := count_rows(path / "index.parquet")):  # before as many slices are believed
+                raise ValueError(f"{source.shape[0]:,} slices, but {rows:,} rows of the index")
         opened = cls(source, meta.channels, meta.classes, meta.spacing, meta.axes, path, cache_bytes)
         opened.attrs, opened.content_hash = meta.attrs, meta.content_hash
         return opened
@@ -211,9 +216,7 @@ class SliceSet:
             raise UnderstudyError("channels and classes are lists of names", fix='e.g. channels=["FLAIR"]')
         spaced = np.ones(3) if spacing is None else np.asarray(spacing)
         if spaced.shape != (3,) or spaced.dtype.kind not in "iuf" or not ((spaced > 0) & (spaced < 1000)).all():
-            raise UnderstudyError(
-                f"the spacing is {spacing}", fix="give (row, column, slice) distances in mm, below 1000"
-            )
+            raise UnderstudyError(f"the spacing is {spacing}", fix="give (row, column, slice) distances below 1000 mm")
         if patients is not None and pd.isna(np.asarray(patients, object)).any():
             raise UnderstudyError("some slices have no patient (None or NaN)", fix="name the patient of every slice")
         coded: Any
@@ -303,10 +306,7 @@ class SliceSet:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a slice, in the order of the arrays."""
-        index = read_table(self.folder / "index.parquet")
-        if len(index) != len(self):
-            raise SLICES.damaged(self.folder, ValueError(f"{len(self):,} slices, but {len(index):,} rows of the index"))
-        return index
+        return read_table(self.folder / "index.parquet")
 
     @cached_property
     def content_hash(self) -> str:

@@ -11,14 +11,14 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, sha256_file, write_json
 from understudy.io.foreign import VOLUMES
 from understudy.io.readers import read_arrays
-from understudy.slices import LabelClass, Spacing
+from understudy.slices import Described, LabelClass, Spacing
 
 if TYPE_CHECKING:
     import torch
@@ -198,10 +198,7 @@ class _Patient(BaseModel):
     spacing: Spacing
 
 
-class _Meta(BaseModel):
-    channels: list[str] = Field(min_length=1)
-    classes: list[LabelClass] = Field(min_length=1, max_length=256)
-    axes: tuple[str, str] | None
+class _Meta(Described):
     frame: dict[str, Any] | None
     patients: dict[str, _Patient]
 
@@ -231,13 +228,11 @@ class VolumeSet:
             raise UnderstudyError(f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}")
         meta, path = self._patients[subject], self.path / f"{subject}.npz"
         arrays, g = read_arrays(path, *_ARRAYS), meta.geometry
-        count = len(arrays["images"])
-        shapes = (count, len(self.channels), g.resolution, g.resolution), (count,), (count, g.height, g.width), (4, 4)
-        found = tuple(arrays[name].shape for name in _ARRAYS)
-        kinds = "".join(arrays[name].dtype.kind for name in _ARRAYS)
-        if found != shapes or kinds != "ubuf" or int(arrays["truth"].max(initial=0)) >= len(self.classes):
-            what = f"arrays of shapes {found} and kinds {kinds}, not {shapes} and ubuf, or a label without a class"
-            raise VOLUMES.damaged(path, ValueError(what))
+        found = [(arrays[name].dtype.kind, *arrays[name].shape) for name in _ARRAYS]
+        z, edge = arrays["kept"].size, g.resolution
+        right = [("u", z, len(self.channels), edge, edge), ("b", z), ("u", z, g.height, g.width), ("f", 4, 4)]
+        if found != right or int(arrays["truth"].max(initial=0)) >= len(self.classes):
+            raise VOLUMES.damaged(path, ValueError(f"arrays {found}, not {right}, or a label without a class"))
         return TestVolume(subject, meta.site, meta.split, geometry=g, spacing=meta.spacing, **arrays)
 
 

@@ -30,13 +30,13 @@ def test_a_budget_is_the_smaller_of_its_two_limits() -> None:
     small, large = Budget("x", CHECKPOINT, 1000), Budget("x", PARQUET, 1000)
     assert small.memory == (32 << 20) + 16_000
     assert large.memory == 1 << 30
-    with pytest.raises(OverBudget, match="more memory than the 1,000 bytes"):
+    with pytest.raises(OverBudget, match="more memory than its 1,000 bytes"):
         small.spend(33 << 20)
-    with pytest.raises(OverBudget, match="more memory than the 1 GB"):
+    with pytest.raises(OverBudget, match="more memory than 1 GB"):
         large.spend((1 << 30) + 1)
     entries = Budget("x", replace(JSON, items=3, depth=2), 10)
     entries.spend(items=3, depth=2)
-    with pytest.raises(OverBudget, match="more than the 3 entries"):
+    with pytest.raises(OverBudget, match="more than 3 entries"):
         entries.spend(items=1)
     with pytest.raises(OverBudget, match="nested too deep"):
         Budget("x", replace(JSON, depth=2), 10).spend(depth=3)

@@ -6,12 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
-
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, write_json
 from understudy.io.foreign import MODEL
-from understudy.slices import LabelClass, Spacing
+from understudy.slices import Described, LabelClass
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,16 +46,10 @@ def is_finished(folder: Path, identity: str) -> bool:
     return True
 
 
-class _Record(BaseModel):
-    """What every `config.json` must say, whatever else is in it."""
-
+class _Record(Described):
     kind: str
     model: dict[str, Any]
-    channels: list[str] = Field(min_length=1)
-    classes: list[LabelClass] = Field(min_length=1, max_length=256)
     annotation: Literal["coded", "one_hot"]
-    spacing: Spacing | None
-    axes: tuple[str, str] | None
     plugin: dict[str, str] | None = None
 
 

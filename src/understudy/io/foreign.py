@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError, first_line
 
-KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
+MB, GB = 1 << 20, 1 << 30
 DEFLATE = 1032  # bytes that one byte of gzip, zip or PNG can hold at most
 _INTACT = "replace the file by an intact copy (download or export it again)"
 _AGAIN = "make it again, or restore it from a copy"
+_DOUBT = "check where the file comes from: an honest one is not like this"
 
 
 class OverBudget(UnderstudyError):
@@ -80,8 +81,9 @@ MODEL = Kind("the model cannot be loaded", "train it again, or restore the folde
 WEIGHTS = Kind("the weights cannot be read safely", "give a state dict (tensors only), safetensors, or TorchScript")
 # a value in Python takes 30 to 200 bytes, in JSON two
 JSON = Kind("not a JSON file", "restore it, or delete it", most=256 * MB, items=10_000_000)  # of text
+READING = Kind("the reading study cannot be read", "prepare the study again")
 DESCRIPTIONS = Kind(
-    "the description of the images cannot be used", "restore it, or delete it and use options: `understudy read --help`"
+    "the description of the images cannot be used", "restore it, or delete it: `understudy read --help`"
 )
 # a value takes PyYAML a tenth of a millisecond, and an alias repeats all that it stands for
 YAML = Kind("not a valid YAML file", "give a text file of `name: value` lines", most=MB, items=100_000, depth=40)
@@ -102,22 +104,18 @@ class Budget:
         self.path, self.kind, self.items = path, kind, kind.items
         size = Path(path).stat().st_size if size is None else size
         self.memory = kind.most if kind.times is None else min(kind.most, kind.least + kind.times * size)
-        self._words = f"the {self.memory / GB:.2g} GB" if kind.times is None else f"the {size:,} bytes"
+        self._words = f"{self.memory / GB:.2g} GB" if kind.times is None else f"its {size:,} bytes can need"
 
     def spend(self, memory: int = 0, items: int = 0, depth: int = 0) -> None:
         """Takes bytes and entries off, and looks at a depth; raises `OverBudget` before room for them is made."""
         self.memory -= memory
         self.items -= items
         if self.memory < 0:
-            text = "that one file may take" if self.kind.times is None else "that it has"
-            raise self._over(f"the file asks for more memory than {self._words} {text} can fill")
+            raise OverBudget(f"the file asks for more memory than {self._words}", self.path, _DOUBT)
         if self.items < 0:
-            raise self._over(f"the file has more than the {self.kind.items:,} entries or steps that one can need")
+            raise OverBudget(f"the file has more than {self.kind.items:,} entries or steps", self.path, _DOUBT)
         if depth > self.kind.depth:
-            raise self._over(f"the file is nested too deep: more than {self.kind.depth} levels")
-
-    def _over(self, what: str) -> OverBudget:
-        return OverBudget(what, where=self.path, fix="check where the file comes from; an honest one is not like this")
+            raise OverBudget(f"the file is nested too deep: more than {self.kind.depth} levels", self.path, _DOUBT)
 
 
 def not_finite(values: NDArray[np.generic]) -> str | None:

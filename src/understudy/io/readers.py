@@ -37,30 +37,26 @@ def array_header(stream: IO[bytes], held: int) -> tuple[tuple[int, ...], bool, n
 
 def read_array(path: Path, member: str = "") -> NDArray[Any]:
     """A `.npy` file, or a member of a `.npz` file."""
-    with reading(path, NUMPY):
-        if not member:
-            with open(path, "rb") as handle:
-                return _array(handle, path.stat().st_size, Budget(path, NUMPY))
-        with zipfile.ZipFile(path) as archive:
-            return _member(archive, f"{member}.npy", Budget(path, NUMPY))
+    if member:
+        return read_arrays(path, member)[member]
+    with reading(path, NUMPY), open(path, "rb") as handle:
+        return _array(handle, path.stat().st_size, Budget(path, NUMPY))
 
 
 def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     """The arrays of a `.npz` file: those named, which must be there, or all."""
     with reading(path, NUMPY), zipfile.ZipFile(path) as archive:
-        budget, names = Budget(path, NUMPY), names or array_names(archive)
-        return {name: _member(archive, f"{name}.npy", budget) for name in names}
+        budget, found = Budget(path, NUMPY), dict[str, NDArray[Any]]()
+        for name in names or array_names(archive):
+            entry = archive.getinfo(f"{name}.npy")
+            with archive.open(entry) as stream:
+                found[name] = _array(stream, entry.file_size, budget)
+        return found
 
 
 def array_names(archive: zipfile.ZipFile) -> tuple[str, ...]:
     """The names of the arrays in an open `.npz` file."""
     return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
-
-
-def _member(archive: zipfile.ZipFile, name: str, budget: Budget) -> NDArray[Any]:
-    entry = archive.getinfo(name)
-    with archive.open(entry) as stream:
-        return _array(stream, entry.file_size, budget)
 
 
 def _array(stream: IO[bytes], held: int, budget: Budget) -> NDArray[Any]:
@@ -77,12 +73,20 @@ def read_table(path: Path, *columns: str) -> pd.DataFrame:
     from pyarrow import parquet
 
     with reading(path, PARQUET):
-        with parquet.ParquetFile(path) as file:
-            Budget(path, PARQUET).spend(8 * file.metadata.num_rows * file.metadata.num_columns)
+        said = parquet.read_metadata(path)
+        Budget(path, PARQUET).spend(8 * said.num_rows * said.num_columns)
         frame = pd.read_parquet(path)
     if missing := [name for name in columns if name not in frame]:
         raise UnderstudyError(f"the table has no column {', '.join(missing)}", where=path, fix=PARQUET.fix)
     return frame
+
+
+def count_rows(path: Path) -> int:
+    """The rows of a Parquet file, of which nothing but the footer is read."""
+    from pyarrow import parquet
+
+    with reading(path, PARQUET):
+        return int(parquet.read_metadata(path).num_rows)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -106,5 +110,5 @@ def built(build: Callable[[Config], Network], config: Config, held: Iterable[Any
     there = sum(math.prod(values.shape) for values in held)
     if wanted > 4 * there + (4 << 20):
         what = f"the file claims a network of {wanted:,} numbers, and holds {there:,}"
-        raise OverBudget(what, where=path, fix="check where the file comes from")
+        raise OverBudget(what, where=path, fix="check where the file comes from: an honest one is not like this")
     return build(config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,9 +38,7 @@ class _Trained(BaseModel):
     augment: _Augmented
 
 
-class _Record(BaseModel):
-    """What `config.json` must say, whatever else is in it."""
-
+class _Record(BaseModel):  # what `config.json` must say, whatever else is in it
     model: dict[str, Any]
     training: _Trained
     channels: list[str] = Field(min_length=1)
@@ -92,17 +91,14 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     with reading(folder / "config.json", MODEL):
         said = _Record.model_validate(record)
         channels, classes, resolution = tuple(said.channels), tuple(said.classes), said.resolution
-
-        def build(config: Any) -> Any:
-            return build_model(config, len(channels), len(classes), resolution)
-
+        build = partial(build_model, channels=len(channels), classes=len(classes), resolution=resolution)
         network = built(build, model_config(said.model), tensors.values(), weights)
     with reading(weights, MODEL):  # other names or shapes of weights
         network.load_state_dict(tensors)
     target = resolve_device(device)
     network = network.to(target, memory_format=torch.channels_last)
-    dtype, given = resolve_precision(said.training.precision, target), said.training.augment.input
-    return Segmenter(network, channels, classes, resolution, target, dtype, record, given)
+    dtype = resolve_precision(said.training.precision, target)
+    return Segmenter(network, channels, classes, resolution, target, dtype, record, said.training.augment.input)
 
 
 def predict(

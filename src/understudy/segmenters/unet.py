@@ -22,8 +22,8 @@ class UNetConfig(Settings, frozen=True):
     filters: tuple[Width, ...] | None = Field(
         None, description="of each stage, highest resolution first; None: by width"
     )
-    width: int = Field(32, ge=1, le=1 << 14, description="filters of the first stage, doubled at every stage")
-    max_width: int | None = Field(None, ge=1, le=1 << 14, description="None: 4 x resolution, at most 512 as nnU-Net")
+    width: Width = Field(32, description="filters of the first stage, doubled at every stage")
+    max_width: Width | None = Field(None, description="None: 4 x resolution, at most 512 as nnU-Net")
     depth: int | None = Field(None, ge=3, le=16, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
     deep_supervision: int = Field(5, ge=1, description="levels, from the highest, that the loss is applied to")
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
+from understudy.cohort.slicing import Frame, SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES, pattern_text
 from understudy.io.files import atomic_path, read_json, reading, write_json
@@ -53,7 +54,6 @@ def segment_patient(
         dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
     """
     from understudy.cohort.prepare import slice_new_patient
-    from understudy.cohort.slicing import Frame, SliceConfig
     from understudy.segmenters.predict import load, predict_volume
 
     if not out.name.endswith((".nii", ".nii.gz")):
@@ -63,39 +63,36 @@ def segment_patient(
     if not found:
         fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
-    preparation, segmenter = _preparation_of(found[0]), load(found[0], device)
-    files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
-    with reading(found[0], MODEL):
-        config = SliceConfig.model_validate(preparation["slices"])
-        frame = TypeAdapter(Frame | None).validate_python(preparation["frame"])
-    volume, header = slice_new_patient(files, config, frame, preparation["trust_array_order"])
-    labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
-    values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
+    made, segmenter = _preparation_of(found[0]), load(found[0], device)
+    files = find_channels(patient, segmenter.channels, made.file_patterns, given or {})
+    volume, header = slice_new_patient(files, made.slices, made.frame, made.trust_array_order)
+    labels = predict_volume(segmenter, volume, dropped=dropped or made.dropped_slices)  # type: ignore[arg-type]
+    values = {entry.name: entry.source for entry in made.classes}
     table = np.array([values[name] for name in segmenter.classes], np.uint8)
     save_labels(table[labels], header, next(iter(files.values())), out)
     return {name: int((labels == k).sum()) for k, name in enumerate(segmenter.classes) if k}
 
 
 class _Preparation(BaseModel):
-    slices: dict[str, Any]
-    frame: dict[str, Any] | None
+    slices: SliceConfig
+    frame: Frame | None = None
     classes: list[LabelClass]
     file_patterns: dict[str, str]
     trust_array_order: bool
     dropped_slices: Literal["background", "predict"]
 
 
-def _preparation_of(model: Path) -> dict[str, Any]:
+def _preparation_of(model: Path) -> _Preparation:
     """How the slices of a segmenter were made: from its record, else from the job that it stands in."""
-    record = read_json(model / "config.json")
-    if PREPARATION in record:
-        with reading(model / "config.json", MODEL):
-            return _Preparation.model_validate(record[PREPARATION]).model_dump()
+    record = read_json(model / "config.json", dict)
+    with reading(model / "config.json", MODEL):
+        if PREPARATION in record:
+            return _Preparation.model_validate(record[PREPARATION])
     job = model.parent / "spec.json"
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
         prepared = model.parents[1] / folder_name("prepare", job_id)
         if role == "prepare" and (prepared / "done.json").is_file():
-            return _preparation(prepared, "background")
+            return _Preparation.model_validate(_preparation(prepared, "background"))
     fix = "use it in the folder of its study: OUT/jobs/segmenter-..."
     raise UnderstudyError("the segmenter does not say how its slices were made", where=model / "config.json", fix=fix)
 

@@ -19,7 +19,7 @@ from understudy.generators.diffusion.process import GaussianProcess, NoiseSchedu
 from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler, sample
 from understudy.generators.networks.base import NetworkConfig, fresh
 from understudy.generators.ops.group_norm import GroupNorm
-from understudy.io.settings import Count, Positive
+from understudy.io.settings import Count, Depth, Positive, Width
 
 Module = TypeVar("Module", bound=nn.Module)
 # Width of each resolution, in units of `model_channels`. Official from 64 on, at 32 as in Nichol & Dhariwal 2021.
@@ -34,15 +34,13 @@ class DiffusionConfig(NetworkConfig):
 
     kind: Literal["diffusion"] = Field("diffusion", description="name of the model")
     model_channels: int = Field(64, ge=2, le=1 << 14, description="unit of the widths (ADM: 256)")
-    num_res_blocks: int = Field(3, ge=1, le=128, description="residual blocks per resolution on the way down")
+    num_res_blocks: Depth = Field(3, description="residual blocks per resolution on the way down")
     channel_mult: tuple[Positive, ...] | None = Field(
         None, description="widths / model_channels; None: the official ones"
     )
     attention_resolutions: tuple[Count, ...] = Field((16, 8), description="resolutions with attention, pixels")
-    num_heads: int = Field(4, ge=1, le=1 << 14, description="heads of each attention")
-    num_head_channels: int | None = Field(
-        None, ge=1, le=1 << 14, description="channels per head, instead of num_heads (ADM: 64)"
-    )
+    num_heads: Width = Field(4, description="heads of each attention")
+    num_head_channels: Width | None = Field(None, description="channels per head, instead of num_heads (ADM: 64)")
     split_heads_first: bool = Field(True, description="q, k, v of each head together (False: the new order)")
     scale_shift_norm: bool = Field(True, description="time scales and shifts, not only shifts")
     resblock_updown: bool = Field(False, description="residual blocks resample")

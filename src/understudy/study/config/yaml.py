@@ -28,15 +28,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """A YAML file of one mapping, and the line of each of its fields."""
     if not path.exists():
         raise UnderstudyError("the study file does not exist", where=path, fix="check the path")
-    with reading(path), open(path, "rb") as file:
-        content = file.read(YAML.most + 1)
-    if len(content) > YAML.most:
-        raise UnderstudyError("too long for a study file", where=path, fix="give a .yaml file, or a preset's name")
-    try:
-        return parse_yaml(content.decode("utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        fix = "give a .yaml file; if it is one, save it as UTF-8 in your editor"
-        raise UnderstudyError("the study file is not text in UTF-8", where=path, fix=fix) from error
+    with reading(path, YAML):
+        if path.stat().st_size > YAML.most:
+            raise UnderstudyError("too long for a study file", where=path, fix="give a .yaml file, or a preset's name")
+        text = path.read_text(encoding="utf-8-sig")
+    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
