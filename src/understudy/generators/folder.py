@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, write_json
 from understudy.io.foreign import MODEL
@@ -50,6 +52,8 @@ class _Record(Described):
     kind: str
     model: dict[str, Any]
     annotation: Literal["coded", "one_hot"]
+    classes: list[LabelClass] = Field([], max_length=256)
+    axes: tuple[str, str] | None = None
     plugin: dict[str, str] | None = None
 
 

@@ -28,13 +28,13 @@ def _numpy_words(path: Path, error: BaseException) -> tuple[str, str]:
     text = first_line(error)
     with open(path, "rb") as handle:
         start = handle.read(8)
-    if start.startswith(b"\x80") or "pickle" in text or "Python objects" in text:
-        what = "the file holds pickled Python objects, which are never executed"
-        return what, "save plain numeric arrays with numpy.save or numpy.savez"
-    what = f"the array cannot be read ({text})"
-    if not start.startswith((b"\x93NUMPY", b"PK")):  # .npy, .npz
+    what, fix = f"the array cannot be read ({text})", "save it again (numpy.save), or replace it by an intact copy"
+    if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
         what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
-    return what, "save it again (numpy.save), or replace it by an intact copy"
+    elif start.startswith(b"\x80") or "Python objects" in text or "Object arrays" in text:
+        what = "the file holds pickled Python objects, which are never executed"
+        fix = "save plain numeric arrays with numpy.save or numpy.savez"
+    return what, fix
 
 
 def _image_words(path: Path, error: BaseException) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading
-from understudy.io.foreign import MODEL, NUMPY, PARQUET, Budget, OverBudget
+from understudy.io.foreign import MODEL, NUMPY, PARQUET, Budget, Kind, OverBudget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,11 +89,11 @@ def count_rows(path: Path) -> int:
         return int(parquet.read_metadata(path).num_rows)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, kind: Kind = MODEL) -> dict[str, Tensor]:
     """The tensors of a safetensors file, whose library compares the header with the bytes that are there."""
     import safetensors.torch
 
-    with reading(path, MODEL):
+    with reading(path, kind):
         return safetensors.torch.load_file(path)
 
 

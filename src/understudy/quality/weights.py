@@ -68,7 +68,7 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
         raise UnderstudyError(what, where=path, fix=fix)
     with reading(path, WEIGHTS):
         if tensors_only:
-            return Weights(path, found, read_tensors(path))
+            return Weights(path, found, read_tensors(path, WEIGHTS))
         if script:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is on its way out; reading old files is its last use

@@ -96,7 +96,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     with reading(weights, MODEL):  # other names or shapes of weights
         network.load_state_dict(tensors)
     target = resolve_device(device)
-    network = network.to(target, memory_format=torch.channels_last)
+    network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = resolve_precision(said.training.precision, target)
     return Segmenter(network, channels, classes, resolution, target, dtype, record, said.training.augment.input)
 

@@ -172,7 +172,7 @@ def collect(content: Any, budget: Budget) -> Checkpoint:
         Refusal: arrays or networks are not what they claim.
     """
     if isinstance(content, list | tuple) and len(content) == 3 and all(isinstance(n, Network) for n in content):
-        return _tensorflow(*content, budget)
+        return _tensorflow(content[1], content[2], budget)
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Module):
         return _persistent(content, budget)
     if found := list(itertools.islice(_unets(content), 20)):  # a bare state dictionary, or as training scripts wrap it
@@ -221,7 +221,7 @@ def _named(mapping: Any) -> dict[str, Any]:
     return mapping  # type: ignore[no-any-return]
 
 
-def _tensorflow(_: Network, discriminator: Network, ema: Network, budget: Budget) -> Checkpoint:
+def _tensorflow(discriminator: Network, ema: Network, budget: Budget) -> Checkpoint:
     # TensorFlow 1: a tuple (G, D, Gs) of networks
     def variables(network: Network, prefix: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
         state = _named(network.state)
