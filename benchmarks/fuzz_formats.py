@@ -29,14 +29,64 @@ ODD: list[Any] = [
     *(None, [], {}, -1, 0, 1, 2, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), -0.5, True, "", "a", "1"),
     *([1], [[1]], {"a": 1}, "x" * 300, "../..", [None], ["a", "a"], 65536, 10**6),
 ]
+WORDS = (
+    *("null", "[]", "{}", "-1", "0", "1", "1e309", ".nan", ".inf", str(2**63), "true", "a", "''", "2020-01-01", "*a"),
+    *("&a [*a]", "!!python/object:os.system x", "{a: {b: {c: {d: 1}}}}", "[1, [2, [3]]]", "é", "\t", "|", ": :", "???"),
+    *("1:2:3", "0x10", "0o7", "1_000", "<<", "65536", "0.5", "[a, a]", "{1: 2, 1: 3}", "%YAML 1.2", "\x00", "🙂"),
+    *("x" * 999, "2", "8", "4096", "[1]", "axial", "max", "FLAIR", "lesion", "{flair: a}", "'{patient}'", "**/*"),
+    *("~", "-.inf", "9" * 5000, "2020-13-01", "!!binary aa", "!!set {a}", "? x", "\x07", "\u2028", "'\\ud800'"),
+    *('"\\ud800"', "../..", "/", "stylegan2", "[real]", "quick"),
+)  # fmt: skip
 EVENTS = ("os.system", "subprocess.Popen", "exec", "import", "pickle.find_class", "socket.connect", "os.remove")
 
 
-def changed_bytes(content: bytes, rng: Rng) -> bytes:
+def mutated_bytes(content: bytes, rng: np.random.Generator) -> bytes:
     """A few bytes changed, cut out, doubled or added."""
-    from fuzz_inputs import mutated_bytes
+    changed = bytearray(content)
+    for _ in range(int(rng.integers(1, 5))):
+        if not changed:
+            break
+        place, length = int(rng.integers(len(changed))), int(rng.integers(1, 64))
+        match int(rng.integers(5)):
+            case 0:
+                changed[place] ^= int(rng.integers(1, 256))
+            case 1:
+                del changed[place : place + length]
+            case 2:
+                changed[place:place] = changed[place : place + length]
+            case 3:
+                changed[place : place + length] = rng.bytes(length)
+            case 4:
+                del changed[place:]
+    return bytes(changed)
 
-    return mutated_bytes(content, rng)
+
+def mutated_study(text: str, rng: np.random.Generator) -> bytes:
+    """Lines, values and characters of a study file changed."""
+    lines = text.splitlines()
+    for _ in range(int(rng.integers(1, 4))):
+        k, word = int(rng.integers(len(lines))), WORDS[int(rng.integers(len(WORDS)))]
+        match int(rng.integers(8)):
+            case 0:
+                del lines[k]
+            case 1:
+                lines.insert(k, lines[int(rng.integers(len(lines)))])
+            case 2:
+                lines[k] = " " * int(rng.integers(5)) + lines[k].lstrip()
+            case 3 | 4:
+                head, colon, _ = lines[k].partition(":")
+                lines[k] = head + colon + " " + word
+            case 5:
+                words = lines[k].split(" ")
+                words[int(rng.integers(len(words)))] = word
+                lines[k] = " ".join(words)
+            case 6:
+                lines[k] = mutated_bytes(lines[k].encode(), rng).decode("latin1")
+            case 7:
+                del lines[k + 1 :]
+        lines = lines or [""]
+    content = "\n".join(lines).encode("utf-8", "surrogatepass")
+    return mutated_bytes(content, rng) if rng.random() < 0.2 else content
 
 
 def changed_json(content: Any, rng: Rng) -> Any:
@@ -97,7 +147,7 @@ def change(path: Path, rng: Rng) -> None:
     elif rng.random() < 0.05:
         path.unlink()
     else:
-        path.write_bytes(changed_bytes(path.read_bytes(), rng))
+        path.write_bytes(mutated_bytes(path.read_bytes(), rng))
 
 
 def change_one(root: Path, rng: Rng) -> None:
@@ -265,8 +315,8 @@ def make_tables(root: Path) -> None:
 
 
 def use_tables(root: Path) -> str:
-    from understudy.metrics.scores import class_names, read_scores
     from understudy.metrics.overlap import apply_policy
+    from understudy.metrics.scores import class_names, read_scores
     from understudy.study.correlate import _from_csv
 
     def scored() -> None:
@@ -300,8 +350,6 @@ def make_documents(root: Path) -> None:
 
 def change_document(root: Path, rng: Rng) -> None:
     """Any of the documents, forms with lines of study files among them."""
-    from fuzz_inputs import mutated_study
-
     if rng.random() < 0.4:
         path = root / str(rng.choice(["about.yaml", "decision.yaml"]))
         path.write_bytes(mutated_study(path.read_text(), rng))
@@ -381,7 +429,7 @@ def change_checkpoint(root: Path, rng: Rng) -> None:
     """The first cases are the files as they are; then they are changed."""
     held = checkpoints()
     content = held[int(rng.integers(len(held)))]
-    (root / "file.pkl").write_bytes(content if rng.random() < 0.1 else changed_bytes(content, rng))
+    (root / "file.pkl").write_bytes(content if rng.random() < 0.1 else mutated_bytes(content, rng))
 
 
 _seen: list[str] | None = None
@@ -435,6 +483,12 @@ def _made(kind: str) -> Path:
     root.mkdir()
     FORMATS[kind][0](root)
     return root
+
+
+def run_unchanged(kind: str, root: Path) -> str:
+    """Uses a fresh copy of a format's folder."""
+    shutil.copytree(_made(kind), root, dirs_exist_ok=True)
+    return FORMATS[kind][2](root)
 
 
 def run_format(kind: str, root: Path, rng: Rng) -> str:

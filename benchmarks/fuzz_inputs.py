@@ -32,7 +32,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "cohort"))
 from faulty_cohorts import write_cohort
-from fuzz_formats import FORMATS, run_format
+from fuzz_formats import FORMATS, mutated_bytes, mutated_study, run_format
 
 SECONDS, GIGABYTES = 20.0, 2.0  # more is a failure
 STUDY = """name: s
@@ -53,14 +53,6 @@ trainings: [real, synthetic]
 repeats: 1
 """
 NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 256, 32767, -32768, 1e-30, 1e30, -1e30, float("nan"), float("inf"), 0.5, 1e-3)
-WORDS = (
-    *("null", "[]", "{}", "-1", "0", "1", "1e309", ".nan", ".inf", str(2**63), "true", "a", "''", "2020-01-01", "*a"),
-    *("&a [*a]", "!!python/object:os.system x", "{a: {b: {c: {d: 1}}}}", "[1, [2, [3]]]", "é", "\t", "|", ": :", "???"),
-    *("1:2:3", "0x10", "0o7", "1_000", "<<", "65536", "0.5", "[a, a]", "{1: 2, 1: 3}", "%YAML 1.2", "\x00", "🙂"),
-    *("x" * 999, "2", "8", "4096", "[1]", "axial", "max", "FLAIR", "lesion", "{flair: a}", "'{patient}'", "**/*"),
-    *("~", "-.inf", "9" * 5000, "2020-13-01", "!!binary aa", "!!set {a}", "? x", "\x07", "\u2028", "'\\ud800'"),
-    *('"\\ud800"', "../..", "/", "stylegan2", "[real]", "quick"),
-)  # fmt: skip
 # offset, type and count of the fields of a NIfTI-1 header
 FIELDS = (
     *((0, "<i4", 1), (40, "<i2", 8), (70, "<i2", 1), (72, "<i2", 1), (76, "<f4", 8), (108, "<f4", 1), (112, "<f4", 1)),
@@ -81,27 +73,6 @@ def write_images(root: Path) -> None:
             Image.fromarray(pixels).save(root / "png" / f"p{k % 3}_z{k:03d}_{name}.png")
         (root / "npy").mkdir(exist_ok=True)
         np.save(root / "npy" / f"p{k % 3}_z{k:03d}.npy", np.random.default_rng(k).integers(0, 255, (16, 16), np.uint8))
-
-
-def mutated_bytes(content: bytes, rng: np.random.Generator) -> bytes:
-    """A few bytes changed, cut out, doubled or added."""
-    changed = bytearray(content)
-    for _ in range(int(rng.integers(1, 5))):
-        if not changed:
-            break
-        place, length = int(rng.integers(len(changed))), int(rng.integers(1, 64))
-        match int(rng.integers(5)):
-            case 0:
-                changed[place] ^= int(rng.integers(1, 256))
-            case 1:
-                del changed[place : place + length]
-            case 2:
-                changed[place:place] = changed[place : place + length]
-            case 3:
-                changed[place : place + length] = rng.bytes(length)
-            case 4:
-                del changed[place:]
-    return bytes(changed)
 
 
 def mutate_nifti(root: Path, rng: np.random.Generator) -> None:
@@ -131,34 +102,6 @@ def mutate_nifti(root: Path, rng: np.random.Generator) -> None:
 
 def mutate_study(root: Path, rng: np.random.Generator) -> None:
     (root / "study.yaml").write_bytes(mutated_study(STUDY, rng))
-
-
-def mutated_study(text: str, rng: np.random.Generator) -> bytes:
-    """Lines, values and characters of a study file changed."""
-    lines = text.splitlines()
-    for _ in range(int(rng.integers(1, 4))):
-        k, word = int(rng.integers(len(lines))), WORDS[int(rng.integers(len(WORDS)))]
-        match int(rng.integers(8)):
-            case 0:
-                del lines[k]
-            case 1:
-                lines.insert(k, lines[int(rng.integers(len(lines)))])
-            case 2:
-                lines[k] = " " * int(rng.integers(5)) + lines[k].lstrip()
-            case 3 | 4:
-                head, colon, _ = lines[k].partition(":")
-                lines[k] = head + colon + " " + word
-            case 5:
-                words = lines[k].split(" ")
-                words[int(rng.integers(len(words)))] = word
-                lines[k] = " ".join(words)
-            case 6:
-                lines[k] = mutated_bytes(lines[k].encode(), rng).decode("latin1")
-            case 7:
-                del lines[k + 1 :]
-        lines = lines or [""]
-    content = "\n".join(lines).encode("utf-8", "surrogatepass")
-    return mutated_bytes(content, rng) if rng.random() < 0.2 else content
 
 
 def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> None:
