@@ -145,7 +145,8 @@ def traced(root: Path) -> list[tuple[str, str]]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("TRACE ")]
     if not lines:
         raise SystemExit(f"no loss was reached in {root}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return [tuple(entry) for entry in json.loads(lines[0].removeprefix("TRACE "))]
+    stack = [tuple(entry) for entry in json.loads(lines[0].removeprefix("TRACE "))]
+    return stack[[function for _, function in stack].index("run") :]  # without what calls every command
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -43,6 +44,11 @@ def test_a_generator_trains_samples_and_opens(tmp_path: Path) -> None:
     gen = us.StyleGAN2(real.channels, R, channel_base=64).fit(real, kimg=0.05, seed=3, out=tmp_path / "model", batch=8)
     fake = gen.sample(5, seed=1)
     assert (fake.images.shape, fake.channels, fake.classes) == ((5, 1, R, R), real.channels, real.classes)
+    for psi in (7, 0, "1"):
+        with pytest.raises(us.UnderstudyError, match="psi"):
+            gen.sample(1, psi=psi)
+    with pytest.raises(us.UnderstudyError, match="StyleGAN 2 is sampled in one pass"):
+        gen.sample(1, sampler="ddim")  # type: ignore[arg-type]
     opened = us.Generator.open(tmp_path / "model")
     assert isinstance(opened, us.StyleGAN2)
     np.testing.assert_array_equal(opened.sample(2, seed=1).images, fake.images[:2])
@@ -75,10 +81,35 @@ def test_a_share_of_nothing_is_no_answer() -> None:
     assert "not answered" in repr(result)
 
 
+def test_sets_that_do_not_fit_are_refused_before_the_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("understudy.api.Segmenter.fit")
+    real = blobs()
+    images, labels, patients = real.images, real.labels, real.index["subject"]
+    for other in (
+        us.SliceSet.from_arrays(images[..., ::2, ::2], labels[:, ::2, ::2], channels=real.channels),
+        us.SliceSet.from_arrays(images, labels, channels=["T1w"]),
+        us.SliceSet.from_arrays(images, labels, channels=real.channels, classes=["tumour"]),
+    ):
+        with pytest.raises(us.UnderstudyError, match="synthetic"):
+            us.evaluate(real=real, synthetic=other)
+    split = {"split": np.repeat(["train", "val", "test"], 10)}
+    recorded = us.SliceSet.from_arrays(images, labels, patients=patients, index=pd.DataFrame(split))
+    part = recorded.split()[0]
+    with pytest.raises(us.UnderstudyError, match="only the part train"):
+        us.evaluate(real=part, synthetic=part)
+    with pytest.raises(us.UnderstudyError, match="no held-out slices: the set given holds only the part train"):
+        us.audit(train=part, held_out=part, synthetic=part)
+
+
 @pytest.mark.parametrize(
     "mistake",
     [
-        lambda real: us.StyleGAN2(real.channels, R, widht=8).fit(real),
+        lambda real: us.StyleGAN2(real.channels, R, widht=8),
+        lambda real: us.StyleGAN2(real.channels, R, recipe="fast"),  # type: ignore[arg-type]
+        lambda real: us.StyleGAN2(real.channels, 33),
+        lambda real: us.StyleGAN2("T1w", R),
+        lambda real: us.Generator(real.channels, R, kind="stylegan"),
+        lambda real: us.Generator(real.channels, R),
         lambda real: us.StyleGAN2(real.channels, R).fit(real, kimg=0),
         lambda real: us.StyleGAN2(real.channels, R).fit(real, learning_rate=1),
         lambda real: us.StyleGAN2(real.channels, R).fit(real.images),
@@ -95,6 +126,22 @@ def test_a_share_of_nothing_is_no_answer() -> None:
 def test_mistakes_are_one_kind_of_error(mistake: Callable[[us.SliceSet], object]) -> None:
     with pytest.raises(us.UnderstudyError):
         mistake(blobs())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "meant"),
+    [
+        (lambda real: us.StyleGAN2(real.channels, R, channel_bas=8), "channel_base"),
+        (lambda real: us.StyleGAN2(real.channels, R).fit(real, kimgs=1), "kimg"),
+        (lambda real: us.UNet(widht=3).fit(real), "width"),
+        (lambda real: us.audit(train=real, held_out=real, synthetic=real, quantil=0.9), "quantile"),
+        (lambda real: us.read(".", "new", resoluton=16), "resolution"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(mistake: Callable[[us.SliceSet], object], meant: str) -> None:
+    with pytest.raises(us.UnderstudyError) as error:
+        mistake(blobs())
+    assert f"did you mean {meant}?" in str(error.value.fix)
 
 
 def test_an_opened_generator_trains_the_same_network(tmp_path: Path) -> None:

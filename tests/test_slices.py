@@ -245,6 +245,29 @@ def test_a_set_in_memory_saves_to_the_same_content(tmp_path: Path) -> None:
         assert made.folder
 
 
+@pytest.mark.parametrize("name", ["set", "set.partial"])
+def test_a_folder_with_anything_else_is_not_replaced(tmp_path: Path, name: str) -> None:
+    for kept in (tmp_path / name / "images" / "mine.png", tmp_path / name / "mine.txt"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text("mine")
+    with pytest.raises(UnderstudyError) as caught:
+        in_memory().save(tmp_path / "set", replace=True)
+    assert caught.value.where == str(tmp_path / name)
+    assert kept.read_text() == "mine"
+
+
+def test_another_set_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    first = write(tmp_path / "set", 4)
+    with pytest.raises(UnderstudyError, match="replace=True"):
+        in_memory().save(tmp_path / "set")
+    assert SliceSet.open(first.path).content_hash == first.content_hash
+    SliceSet.open(first.path).save(first.path)  # the same content
+    made = in_memory().save(tmp_path / "set", replace=True)
+    made.verify()
+    assert sorted(path.name for path in made.folder.iterdir()) == ["images", "index.parquet", "labels", "zarr.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_subsets_of_subsets(tmp_path: Path, cache_bytes: int) -> None:
     images, labels, _ = content(300)
@@ -278,6 +301,34 @@ def test_a_recorded_split_is_kept(tmp_path: Path) -> None:
     train, val, test = found.split()
     assert (len(train), len(val), len(test)) == (16, 0, 4)
     assert set(test.index["split"]) == {"test"}
+    for arguments in ({"seed": 0}, {"test": 0.2}, {"val": 0.1}):  # they would have no effect
+        with pytest.raises(UnderstudyError):
+            found.split(**arguments)
+
+
+def test_pixels_in_memory_are_read_in_place(tmp_path: Path) -> None:
+    made = in_memory(20)
+    train, *_ = made.split(seed=1)
+    opened = SliceSet.open(made.save(tmp_path / "set").folder)
+    part = opened[3:15][[2, 2, 0]]
+    streamed = SliceSet.open(tmp_path / "set", cache_bytes=0)[[1, 2]]
+    for slices in (made, train, opened, part, streamed):
+        np.testing.assert_array_equal(slices.images[-1], slices[-1].image)
+    assert part.images[:, 0, 0, 0].tolist() == made.images[[5, 5, 3], 0, 0, 0].tolist()
+    assert made._pixels is made._source
+    assert train._pixels is train._source  # reads through the whole
+    assert part._pixels is part._source
+    assert streamed._pixels is not streamed._source  # a few slices of a set that is not held
+    assert streamed.cached
+
+
+@pytest.mark.parametrize("rows", [[True, False], 1.5, "a", None, [0.5], [[1]], np.ones((12, 2), bool), True])
+def test_what_are_no_rows_is_refused(rows: object) -> None:
+    with pytest.raises(UnderstudyError, match="12"):
+        in_memory()[rows]  # type: ignore[call-overload]
+    assert len(in_memory()[[]]) == 0
+    with pytest.raises(UnderstudyError):
+        in_memory().plot(0)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +345,7 @@ def test_a_recorded_split_is_kept(tmp_path: Path) -> None:
         {"channels": ["a", "b"]},
         {"channels": "a"},
         {"classes": "lesion"},
+        {"classes": {"lesion": 1}},
         {"classes": {0: "background", 1: "lesion"}},
         {"spacing": (1, 1)},
         {"spacing": (1, 1, 0)},
@@ -313,7 +365,7 @@ def test_what_a_notebook_shows() -> None:
     assert made.plot(count=4).shape == (2, 4)
 
 
-@pytest.mark.parametrize("parts", [{"test": 0}, {"val": -1}, {"test": 0.9, "val": 0.9}])
+@pytest.mark.parametrize("parts", [{"test": 0}, {"val": -1}, {"test": 0.5, "val": 0.5}, {"val": float("nan")}])
 def test_a_split_needs_patients_on_every_side(parts: dict) -> None:
     with pytest.raises(UnderstudyError):
         in_memory().split(**parts)

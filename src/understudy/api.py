@@ -8,6 +8,7 @@ reference of the study file lists them, with defaults and units (`generators.NAM
 from __future__ import annotations
 
 import copy
+import difflib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.names import percent
@@ -36,14 +37,19 @@ Transforms = Literal["none", "flips", "dihedral"]
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def _settings(*models: type[BaseModel]) -> Iterator[None]:
+    # `models` have the fields among which an unknown one's nearest is found
     try:
         yield
     except ValidationError as error:
         from understudy.study.config.yaml import problems_of
 
-        problems = "; ".join(problems_of(error))
-        raise UnderstudyError(problems, fix="the reference of the study file lists all settings") from error
+        unknown = [str(entry["loc"][-1]) for entry in error.errors() if entry["type"] == "extra_forbidden"]
+        known = [name for model in models for name in model.model_fields]
+        near = [name for field in unknown for name in difflib.get_close_matches(field, known, n=1)]
+        fix = f"did you mean {', '.join(near)}? " if near else ""
+        fix += "the reference of the study file lists all settings"
+        raise UnderstudyError("; ".join(problems_of(error)), fix=fix) from error
 
 
 def _given(**fields: Any) -> dict[str, Any]:
@@ -79,10 +85,26 @@ class Generator:
         self, channels: Sequence[str], resolution: int, recipe: Recipe = "quick", device: str = "auto",
         kind: str | None = None, **model: Any,
     ) -> None:  # fmt: skip
+        from understudy.generators.registry import installed_plugins
+
+        if isinstance(channels, str):
+            raise UnderstudyError(f"channels is {channels!r}, not a list of names", fix=f'e.g. channels=["{channels}"]')
         self.channels, self.resolution, self.recipe, self.device = tuple(channels), resolution, recipe, device
-        self.kind, self._model = kind or self.kind, model
+        self.kind, self._model = str(kind or getattr(self, "kind", "")), model
         self.folder: Path | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None  # removed with the generator
+        if self.kind not in installed_plugins():
+            self._network(annotation=1)  # wrong settings show here
+
+    def _network(self, annotation: int) -> Any:
+        # the configuration of the network, for so many channels of the annotation
+        from understudy.generators.registry import network_type
+
+        kind = network_type(self.kind)
+        fields = {**kind.recipe(self.recipe).get("model", {}), **self._model, "kind": self.kind}
+        with _settings(kind.config):
+            size = {"resolution": self.resolution, "channels": len(self.channels) + annotation}
+            return kind.config(**{**fields, **size})
 
     def __repr__(self) -> str:
         state = f"trained in {self.folder}" if self.folder else "not trained"
@@ -107,7 +129,7 @@ class Generator:
             UnderstudyError: other channels or resolution, settings that do not fit, a training that diverged.
         """
         from understudy.generators.joint import annotation_channels
-        from understudy.generators.registry import model_config, network_type
+        from understudy.generators.registry import network_type
         from understudy.generators.training.loop import train
 
         _check_sets(slices=slices)
@@ -118,17 +140,14 @@ class Generator:
                 fix="build it with channels=slices.channels, resolution=slices.resolution",
             )
         kind = network_type(self.kind)
-        given = kind.recipe(self.recipe)
         named = _given(kimg=kimg, batch=batch, max_minutes=max_minutes, seed=seed)
-        chosen = {**given.get("training", {}), **training, **named}
+        chosen = {**kind.recipe(self.recipe).get("training", {}), **training, **named}
         annotated = {bool(label.any()) for _, _, labels in slices.blocks() for label in labels}
         if "balance_classes" not in training and len(annotated) < 2:
             chosen.pop("balance_classes", None)  # of the recipe; there is nothing to balance
-        with _settings():
+        with _settings(kind.training):
             config = kind.training.model_validate(chosen)
-            channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
-            fields = {**given.get("model", {}), **self._model, "kind": self.kind}
-            model = model_config({**fields, "resolution": self.resolution, "channels": channels})
+        model = self._network(annotation_channels(slices.classes, config.annotation))
         if out is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
             out = Path(self._temporary.name) / "model"
@@ -153,11 +172,11 @@ class Generator:
         """Synthetic slices with their annotations, in memory; slice i of a seed is the same for any `n`.
 
         Args:
-            psi: truncation of a GAN's latents, 1 for none.
+            psi: truncation of a GAN's latents, above 0, 1 for none.
             sampler: of a diffusion model; None: as it was trained.
 
         Raises:
-            UnderstudyError: not trained.
+            UnderstudyError: not trained; a psi or a sampler that there is not.
         """
         from understudy.generators.sample import sample_set
 
@@ -243,11 +262,11 @@ class Segmenter:
         Raises:
             UnderstudyError: neither set, other channels or classes, settings that do not fit.
         """
-        from understudy.segmenters.config import segmenter_config
+        from understudy.segmenters.config import KINDS, SegmenterTrainingConfig, segmenter_config
         from understudy.segmenters.train import train
 
         _check_sets(real=real, synthetic=synthetic, val=val)
-        with _settings():
+        with _settings(KINDS[self.kind], SegmenterTrainingConfig):
             model, config = segmenter_config(self.kind, **self._options, seed=seed)
         self._network = train(real, synthetic, model, config, val, self.device, progress)
         return self
@@ -350,14 +369,19 @@ def evaluate(
     from understudy.metrics.scores import score_volume
     from understudy.metrics.statistics import relative_dice, summarise
     from understudy.report.answer import POOREST_BASELINE
+    from understudy.roles import check_alike, only_parts, part_of
+    from understudy.segmenters.mixing import class_table
 
     _check_sets(real=real, synthetic=synthetic)
     segmenter = UNet() if segmenter is None else segmenter
     if not isinstance(segmenter, Segmenter):
         raise UnderstudyError(f"the segmenter is {segmenter!r}", fix="give UNet(...) or Swin(...)")
+    check_alike([part_of("real", real), part_of("synthetic", synthetic)])
+    class_table([c.name for c in synthetic.classes], [c.name for c in real.classes], "synthetic")
     train, val, test = real.last_split
-    if not len(test):
-        raise UnderstudyError("there are no slices of test patients", where=real.path, fix="check the column `split`")
+    if not (len(train) and len(test)):
+        what = f"real has no slices of {'test' if len(train) else 'training'} patients{only_parts(real)}"
+        raise UnderstudyError(what, where=real.path, fix="give the whole set as real: it is split here")
     sets = {"real": (train, None), "synthetic": (None, synthetic), "both": (train, synthetic)}
     rows: list[dict[str, Any]] = []
     for name in ("real", "synthetic", "both")[: 3 if both else 2]:
@@ -396,11 +420,12 @@ def audit(
         UnderstudyError: sets that do not fit together, a patient on both sides, settings that cannot be used.
     """
     from understudy.memorization import perform
+    from understudy.memorization.config import AuditConfig
 
     _check_sets(train=train, held_out=held_out, synthetic=synthetic)
     if "config" not in options:
         options |= {"quantile": quantile, "transforms": transforms, "seed": seed}
-    with _settings():
+    with _settings(AuditConfig):
         return perform.audit(train, held_out, synthetic, device=device, progress=progress, **options)
 
 
@@ -425,7 +450,7 @@ def read(
     from understudy.exchange.spec import FolderSpec
 
     named: Any = dict(channels) if isinstance(channels, Mapping) else list(channels)
-    with _settings():
+    with _settings(FolderSpec):
         described = FolderSpec(pattern=pattern, channels=named, labels=labels, codes=codes or {}, **spec)
     return read_folder(folder, described, out, progress=False)
 

@@ -15,6 +15,7 @@ HELD_OUT = ("val", "validation", "test")
 """Values of the column `split`."""
 
 
+_NO_ROWS = "give the whole prepared set, or slices of other patients without a column `split`"
 _ONE_SIZE = "prepare the real slices at the resolution of the synthetic ones: resizing changes every number"
 
 
@@ -68,6 +69,12 @@ def part_of(name: str, slices: SliceSet, splits: Sequence[str] | None = None) ->
     return Part(name, slices, np.flatnonzero(slices.index["split"].astype(str).isin(splits).to_numpy()))
 
 
+def only_parts(slices: SliceSet) -> str:
+    """Which parts of a split a set holds: ": the set given holds only the part train"; "" without a split."""
+    held = sorted(set(slices.index["split"].astype(str))) if "split" in slices.index else []
+    return f": the set given holds only the part {', '.join(held)}" if held else ""
+
+
 def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) -> None:
     """Raises `UnfitSets` for parts that are empty, or of other channels or another resolution than the first.
 
@@ -77,7 +84,7 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
     for part in parts:
         mine, theirs, where = part.slices.channels, first.slices.channels, part.slices.path
         if not len(part.rows):
-            raise UnfitSets(f"there are no {part.name} slices", where, "check the column `split` (train, val, test)")
+            raise UnfitSets(f"there are no {part.name} slices{only_parts(part.slices)}", where, _NO_ROWS)
         missing = [c for c in (theirs if channels is None else channels) if c not in mine]
         if missing or (channels is None and len(mine) > len(theirs)):
             other = f"the {first.name} slices {', '.join(theirs)}" if channels is None else f"not {', '.join(missing)}"

@@ -38,6 +38,7 @@ SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed wri
 FORMAT = "understudy-slices-1"
 READ = 64  # slices that are read at a time: 21 MB of 256 x 256 pixels with four channels
 CACHE_BYTES = 1 << 30
+_OWN = ("images", "labels", "index", "zarr", "parts", "identity")  # how names in the folder of a set begin
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Rows = NDArray[np.int64] | Sequence[int] | slice
 
@@ -86,7 +87,7 @@ class Slice(NamedTuple):
     label: NDArray[np.uint8]
 
 
-# Where the pixels of a set come from: the shape [N, C, H, W], and `read` of sorted rows without repeats.
+# Where the pixels of a set come from: the shape [N, C, H, W], and `read` (`_Stored`: of sorted rows without repeats).
 class _Stored:
     def __init__(self, path: Path, group: Any, classes: int = 256) -> None:
         images, labels = group["images"], group["labels"]
@@ -160,7 +161,8 @@ class SliceSet:
         self.attrs: dict[str, Any] = {}
         self._split: tuple[SliceSet, SliceSet, SliceSet] | None = None
         n, c, h, w = source.shape
-        self.cached = isinstance(source, _InMemory) or n * (c + 1) * h * w <= cache_bytes
+        self._held: bool = isinstance(source, _InMemory) or (isinstance(source, _View) and source.whole.cached)
+        self.cached: bool = self._held or n * (c + 1) * h * w <= cache_bytes
 
     @classmethod
     def open(cls, path: str | Path, cache_bytes: int = CACHE_BYTES) -> SliceSet:
@@ -223,7 +225,10 @@ class SliceSet:
         if not isinstance(classes, Mapping) and classes and isinstance(classes[0], LabelClass):
             coded, known = classes, np.arange(len(classes))  # of another set: the values are class indices already
         else:
-            named = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
+            named: Any = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
+            if wrong := [key for key in named if not isinstance(key, int | np.integer)]:
+                fix = f'e.g. classes={{1: "{wrong[0]}"}}'
+                raise UnderstudyError(f"the keys of `classes` are label values, not {wrong[0]!r}", fix=fix)
             if 0 in named:
                 raise UnderstudyError("the value 0 is the background, not a class", fix="leave it out of `classes`")
             coded = evenly_coded(named)
@@ -252,12 +257,19 @@ class SliceSet:
     def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> SliceSet: ...
     def __getitem__(self, rows: Any) -> Slice | SliceSet:
         """A slice by its number (image, label), or the set of some rows: a slice, numbers or a mask."""
-        if isinstance(rows, int | np.integer):
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"slice {rows} of {len(self)}")
             images, labels = self.read([int(rows) % len(self)])
             return Slice(images[0], labels[0])
-        return self.subset(np.arange(len(self))[rows])
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            mask = rows.dtype == bool and len(rows) == len(self) if rows.ndim == 1 else False
+            if rows.ndim != 1 or not (mask or rows.dtype.kind in "iu" or not rows.size):
+                what = f"no rows of {len(self)} slices: {rows.dtype} {list(rows.shape)}"
+                raise UnderstudyError(what, fix=f"give row numbers, a slice, or a mask of {len(self)} values")
+            rows = np.flatnonzero(rows) if mask else rows
+        return self.subset(rows)
 
     def __repr__(self) -> str:
         patients = f", {self.index['subject'].nunique()} patients" if "subject" in self.index else ""
@@ -314,8 +326,10 @@ class SliceSet:
         return self._hash()
 
     @cached_property
-    def _cache(self) -> Arrays:
-        return self._source.read(np.arange(len(self)))
+    def _pixels(self) -> _Stored | _InMemory | _View:
+        if self._held or not self.cached:  # in memory already: in place, those of a view in its whole
+            return self._source
+        return _InMemory(*self._source.read(np.arange(len(self))))
 
     def rows(self, **where: Any) -> NDArray[np.int64]:
         """Row numbers whose index columns equal the given values (a list means: any of these)."""
@@ -332,23 +346,31 @@ class SliceSet:
         part.index, part.attrs = self.index.iloc[rows].reset_index(drop=True), dict(self.attrs)
         return part
 
-    def split(self, test: float = 0.2, val: float = 0.2, seed: int = 0) -> tuple[SliceSet, SliceSet, SliceSet]:
+    def split(
+        self, test: float | None = None, val: float | None = None, seed: int | None = None
+    ) -> tuple[SliceSet, SliceSet, SliceSet]:
         """Training, validation and test slices by patient: `test` and `val` of all patients, at least one each.
 
-        A split that the index records (column `split`, as `understudy prepare` writes it) is kept.
+        None: 0.2, 0.2, seed 0. A split that the index records (column `split`, as `understudy prepare` writes it) is
+        kept; asking for another one raises `UnderstudyError`.
         """
         if "split" in self.index:
+            if (test, val, seed) != (None, None, None):
+                fix = "call split() without arguments, or forget it: del slices.index['split']"
+                raise UnderstudyError("the index records a split, which is kept", where=self.path, fix=fix)
             train, validation, tested = (self.subset(self.rows(split=part)) for part in ("train", "val", "test"))
             return train, validation, tested
         if "subject" not in self.index:
             what = "the set does not say which patient a slice is of, and slices of one patient are alike"
             fix = "name the patients: SliceSet.from_arrays(..., patients=...)"
             raise UnderstudyError(what, where=self.path, fix=fix)
-        patients = np.random.default_rng(seed).permutation(np.unique(self.index["subject"].astype(str)))
-        counts = [max(1, round(part * len(patients))) for part in (test, val)]
-        if min(test, val) <= 0 or len(patients) <= sum(counts):
+        test, val = 0.2 if test is None else test, 0.2 if val is None else val
+        patients = np.random.default_rng(seed or 0).permutation(np.unique(self.index["subject"].astype(str)))
+        possible = test > 0 and val > 0 and test + val < 1
+        counts = [max(1, round(part * len(patients))) for part in (test, val) if possible]
+        if not possible or len(patients) <= sum(counts):
             what = f"no split of {len(patients)} patients into {test:g} for testing and {val:g} for validation"
-            fix = "use at least three patients, and parts above 0 that leave some for training"
+            fix = "use at least three patients, and parts above 0 that leave some for training (together below 1)"
             raise UnderstudyError(what, where=self.path, fix=fix)
         of_test, of_val, of_train = np.split(patients, np.cumsum(counts))
         train, validation, tested = (self.subset(self.rows(subject=list(p))) for p in (of_train, of_val, of_test))
@@ -372,11 +394,10 @@ class SliceSet:
     def read(self, rows: Rows) -> Arrays:
         """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] of the rows, in the order given (repeats allowed)."""
         numbers = self._numbers(rows)
-        if self.cached:
-            images, labels = self._cache
-            return images[numbers], labels[numbers]
+        if not isinstance(self._pixels, _Stored):
+            return self._pixels.read(numbers)
         unique, inverse = np.unique(numbers, return_inverse=True)
-        images, labels = self._source.read(unique)
+        images, labels = self._pixels.read(unique)
         if len(unique) == len(numbers) and (inverse[:-1] < inverse[1:]).all():
             return images, labels
         return images[inverse], labels[inverse]
@@ -395,6 +416,8 @@ class SliceSet:
         """Draws `count` random slices with the outlines of their annotation; returns the axes [C, count]."""
         import matplotlib.pyplot as plt
 
+        if count < 1 or not len(self):
+            raise UnderstudyError(f"nothing to draw: {count} of {len(self)} slices", fix="draw at least one")
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         images, labels = self.read(chosen)
         shape = (len(self.channels), len(chosen))
@@ -409,10 +432,14 @@ class SliceSet:
             ax.set_ylabel(self.channels[channel] if column == 0 else "")
         return grid
 
-    def save(self, path: str | Path, **attrs: Any) -> SliceSet:
-        """Writes the set, which must not be empty, to a folder and opens it there; `attrs` are recorded with it."""
+    def save(self, path: str | Path, replace: bool = False, **attrs: Any) -> SliceSet:
+        """Writes the set, which must not be empty, to a folder and opens it there; `attrs` are recorded with it.
+
+        Raises `UnderstudyError` for a folder that holds anything else, but for other slices with `replace`.
+        """
         meta = self.channels, self.classes, self.resolution, self.spacing, self.axes
-        writer = SliceWriter(path, *meta, identity={"content": self.content_hash})
+        replace = replace or (_is_set(Path(path)) and SliceSet.open(path).content_hash == self.content_hash)
+        writer = SliceWriter(path, *meta, identity={"content": self.content_hash}, replace=replace)
         for rows, images, labels in self.blocks(np.arange(writer.done, len(self))):
             writer.append(images, labels, self.index.iloc[rows])
         return writer.close(**{k: v for k, v in self.attrs.items() if k != "software_version"}, **attrs)
@@ -434,6 +461,7 @@ class SliceWriter:
     Args:
         path: the folder that the finished set will have.
         identity: what is being written (spec, seed, hashes of inputs); with another one a partial set is begun anew.
+        replace: another slice set there when this one is finished, instead of refusing it.
 
     Example:
         >>> import tempfile
@@ -447,7 +475,7 @@ class SliceWriter:
     def __init__(
         self, path: str | Path, channels: Sequence[str], classes: Sequence[LabelClass], resolution: int,
         spacing: Sequence[float] | None = None, axes: Sequence[str] | None = None,
-        identity: dict[str, Any] | None = None,
+        identity: dict[str, Any] | None = None, replace: bool = False,
     ) -> None:  # fmt: skip
         self.path, self._partial = Path(path), _partial(Path(path))
         self._meta = {
@@ -462,7 +490,19 @@ class SliceWriter:
         self._rows: list[pd.DataFrame] = []
         self.done = 0  # slices that are safely on disk: after an interruption, append from this one on
         with writing(self.path):
+            self._refuse_others(replace)
             self._open()
+
+    def _refuse_others(self, replace: bool) -> None:
+        """Raises for folders that hold anything but an earlier set, if it may be replaced, or a part of one."""
+        names = [path.name for path in self._partial.iterdir()] if self._partial.exists() else []
+        other, fix = self._partial, "use a new folder"
+        if all(name.lstrip(".").startswith(_OWN) for name in names):
+            other, earlier = self.path, _is_set(self.path)
+            if not other.exists() or (replace and earlier) or not any(other.iterdir()):
+                return
+            fix += ", or save(folder, replace=True)" if earlier else ""
+        raise UnderstudyError("the folder is not empty, and is not replaced", where=other, fix=fix)
 
     def _open(self) -> None:
         stamp = self._partial / "identity"
@@ -548,8 +588,10 @@ class SliceWriter:
             index.to_parquet(self._partial / "index.parquet", index=False)
             shutil.rmtree(self._partial / "parts")
             (self._partial / "identity").unlink()
-            shutil.rmtree(self.path, ignore_errors=True)
+            if self.path.exists():  # out of the way in one step: a kill leaves no half of it
+                os.replace(self.path, self._partial / "parts")
             os.replace(self._partial, self.path)
+            shutil.rmtree(self.path / "parts", ignore_errors=True)
         return SliceSet.open(self.path)
 
 
@@ -557,6 +599,10 @@ def sets_below(path: Path) -> list[str]:
     """The slice sets in the folder of a study or of one of its jobs."""
     patterns = ("slices/index.parquet", "jobs/*/slices/index.parquet")
     return [str(found.parent) for pattern in patterns for found in sorted(path.glob(pattern))]
+
+
+def _is_set(path: Path) -> bool:
+    return (path / "index.parquet").is_file() and (path / "zarr.json").is_file()
 
 
 def _partial(path: Path) -> Path:

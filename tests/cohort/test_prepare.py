@@ -217,6 +217,8 @@ def test_threads_and_interruption_do_not_change_the_result(tmp_path, write_patie
     monkeypatch.setattr(room, "slice_patient", plain)
     three, _ = run(tmp_path / "cohort", tmp_path / "three", workers=3)
     assert three.content_hash == one.content_hash
+    again, _ = run(tmp_path / "cohort", tmp_path / "three")  # as a job that was killed before it was recorded
+    assert again.content_hash == one.content_hash
 
 
 def test_what_cannot_be_sliced_is_said(tmp_path, patient, write_patient):

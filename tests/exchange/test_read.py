@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange import read
-from understudy.exchange.pixels import Target
+from understudy.exchange.pixels import Target, to_grey
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter
@@ -408,6 +408,14 @@ def test_the_cure_for_an_annotation_is_not_that_for_an_image(tmp_path: Path, val
             take(tmp_path, tmp_path / f"out{i}", None, channels=["FLAIR"], codes={"x": 1}, values=scaling)
         assert cure in str(caught.value.fix)
         assert "--values" not in str(caught.value.fix)
+
+
+def test_divided_by_its_maximum_a_black_image_stays_black() -> None:
+    spec = FolderSpec(values="max")
+    np.testing.assert_array_equal(to_grey(np.zeros((2, 2), np.int16), spec, Path("a")), np.zeros((2, 2)))
+    np.testing.assert_array_equal(to_grey(np.array([[0, 2], [4, 1]]), spec, Path("a")), [[0, 127.5], [255, 63.75]])
+    with pytest.raises(UnderstudyError, match="from -1 to 0 cannot be divided"):
+        to_grey(np.array([[-1, 0]]), spec, Path("a"))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8])

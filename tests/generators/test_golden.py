@@ -20,7 +20,9 @@ MODULES = {
     "progan": "progan", "sg1": "stylegan1", "sg2": "stylegan2", "sg3t": "stylegan3", "sg3r": "stylegan3",
     "diffusion": "diffusion",
 }  # fmt: skip
-TOLERANCE = 1e-4  # of the largest absolute value of each output
+# Of the largest absolute value of each output, on any CPU; the diffusion model's are of up to 10 passes of the network.
+TOLERANCE = {"diffusion": 5e-5}
+GANS = 1e-5
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -43,7 +45,7 @@ def test_outputs_equal_the_official_ones(path: Path) -> None:
     for name in sorted(outputs):
         expected, ours = given[name], found[name].detach().numpy().reshape(given[name].shape)
         worst = np.abs(ours - expected).max() / np.abs(expected).max()
-        assert worst < TOLERANCE, f"{name} differs by {worst:.2e} of its largest value"
+        assert worst < TOLERANCE.get(kind, GANS), f"{name} differs by {worst:.2e} of its largest value"
 
 
 def test_there_is_something_to_compare() -> None:

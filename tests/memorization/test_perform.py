@@ -98,9 +98,29 @@ def test_what_may_be_shared_names_nobody(found: AuditResult, real: SliceSet, mix
     columns = pd.read_parquet(tmp_path / "a" / "p_values.parquet").columns
     assert set(columns) == {"row", "id", "judged", "flagged", "p", "patient_p", "p.stacked", "p.centred"}
     private = {p.name for p in (tmp_path / "a" / "private").iterdir()}
-    assert private == {"README.txt", "neighbours.parquet", "patients.csv", "histograms.png", "gallery.png"}
+    tables = {"neighbours.parquet", "heldout.parquet", "patients.csv"}
+    assert private == {*tables, "README.txt", "histograms.png", "gallery.png"}
     assert "PRIVATE" in (tmp_path / "a" / "private" / "README.txt").read_text()
     assert "patient 1,T2" in (tmp_path / "a" / "private" / "patients.csv").read_text()
+
+
+def test_p_values_can_be_worked_out_again_from_the_files(found: AuditResult, tmp_path: Path) -> None:
+    found.save(tmp_path)
+    views = [f"{view}.score" for view in json.loads((tmp_path / "audit.json").read_text())["rule"]["views"]]
+    heldout = pd.read_parquet(tmp_path / "private" / "heldout.parquet")
+    synthetic = pd.read_parquet(tmp_path / "private" / "neighbours.parquet").set_index("row")
+    judged = pd.read_parquet(tmp_path / "p_values.parquet").query("judged").set_index("row")
+    theirs, patients = heldout[views].to_numpy(), heldout["patient"]
+    assert len(theirs) == found.numbers["null"]["slices"]
+    assert set(patients) == {f"H{i}" for i in range(12)}
+    among = (theirs[None] >= theirs[:, None]).sum(1)  # rank of each held-out slice among themselves, by view
+    for row, expected in judged.iterrows():
+        own = synthetic.loc[row, views].to_numpy(float)
+        above = (theirs >= own).sum(0)
+        extreme = (among + (own > theirs)).min(1) <= 1 + above.min()  # best rank as good as the slice's
+        assert expected["p"] == (1 + extreme.sum()) / (1 + len(theirs))
+        assert expected["patient_p"] == (1 + patients[extreme].nunique()) / (1 + patients.nunique())
+        assert expected[["p.stacked", "p.centred"]].tolist() == ((1 + above) / (1 + len(theirs))).tolist()
 
 
 def test_no_flags_still_give_a_bound(real: SliceSet, tmp_path: Path) -> None:

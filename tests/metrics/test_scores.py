@@ -138,6 +138,7 @@ TRUTH = np.zeros((3, 4, 5), np.uint8)
         ({"class_names": ["ED", "ED", "ET"]}, "names of classes"),
         ({"class_names": []}, "names of classes"),
         ({"class_names": "lesion"}, "names of classes"),
+        ({"class_names": [f"class {i}" for i in range(400)]}, "400 classes are too many: 255 at most"),
         ({"kept": np.ones(4, bool)}, "`kept`"),
         ({"kept": np.ones(3, np.uint8)}, "`kept`"),
     ],

@@ -69,8 +69,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="128 dimensions") as error:
         quality.fid(REAL, REAL)
     assert "kid" in str(error.value.fix)
-    with pytest.raises(UnderstudyError, match="different channels"):
-        quality.kid(REAL[:, :1], REAL, extractor=Pooled())
+    real = slice_set(tmp_path / "r", 4, 0)
+    with pytest.raises(UnderstudyError) as error:
+        quality.kid(REAL, real, extractor=Pooled())
+    assert "slices.images" in str(error.value.fix)
+    for synthetic in (REAL[:, :1], REAL[..., :4, :4], REAL[:0]):  # other channels, another size, none
+        with pytest.raises(UnderstudyError, match="synthetic slices"):
+            quality.kid(synthetic, REAL, extractor=Pooled())
+    with pytest.raises(UnderstudyError, match="real is a path"):
+        quality.fid(REAL, "folder", extractor=Pooled())  # type: ignore[arg-type]
     with pytest.raises(UnderstudyError, match="N, C, H, W"):
         quality.kid(REAL[:, 0], REAL, extractor=Pooled())
     with pytest.raises(AttributeError):

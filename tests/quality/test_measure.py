@@ -15,7 +15,7 @@ from made_slices import Pooled, slice_set
 from understudy.errors import UnderstudyError
 from understudy.quality import metrics
 from understudy.quality.config import QualityConfig
-from understudy.quality.distances import between_features
+from understudy.quality.distances import between_features, kernel_distance
 from understudy.quality.features import FeatureCache
 from understudy.quality.measure import Row, compare, make_parts, measure, write_results
 from understudy.quality.metrics import METRICS, Input, Label, Metric, Setup, Values, label_of
@@ -223,6 +223,7 @@ def test_a_metric_may_ask_for_images(
     def sharper(synthetic: Input, real: Input, setup: Setup) -> Values:
         assert synthetic.dtype == real.dtype == np.uint8
         assert real.shape[1:] == (8, 8)
+        assert synthetic.base is real.base is None  # no view of images of all channels
         return {"sharpness": (sharpness(synthetic) - sharpness(real), math.nan)}
 
     more = Metric({"sharpness": Label("Sharpness")}, sharper, of="images")
@@ -238,6 +239,36 @@ def test_a_metric_may_ask_for_images(
     assert np.isfinite(found.floor)
     assert found.note == ""
     write_results(tmp_path, rows, parts, config())
+
+
+def test_a_metric_of_images_that_is_not_defined_says_nothing_of_dimensions(
+    real: SliceSet, synthetic: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(synthetic: Input, real: Input, setup: Setup) -> Values:
+        return {"never": (math.nan, math.nan), "seldom": (math.nan if setup.floor else 1.0, math.nan)}
+
+    labels = {"never": Label("Never"), "seldom": Label("Seldom")}
+    monkeypatch.setattr(metrics, "METRICS", (Metric(labels, none, of="images"),))
+    found = by_metric(compare(make_parts(synthetic, real), [], FeatureCache(tmp_path), config()), "T1w")
+    assert found["never"].note == "not computed: not defined for these slices"
+    assert found["seldom"].note == "no floor: not defined for these slices"
+
+
+def test_random_numbers_of_a_metric_do_not_depend_on_the_others(
+    real: SliceSet, synthetic: SliceSet, tmp_path: Path
+) -> None:
+    parts, cache = make_parts(synthetic, real, channels=["T1w"]), FeatureCache(tmp_path)
+    alone, beside = (
+        by_metric(measure(parts, Pooled(), cache, config(extrapolate=more, neighbours_slices=50)), "T1w")
+        for more in (False, True)
+    )
+    assert set(beside) == {*alone, "frechet_distance_infinity"}
+    assert [beside[key].value for key in alone] == [alone[key].value for key in alone]
+    # as they have always been
+    images = (real.read(real.rows(split="train"))[0][:, 0], synthetic.read(slice(None))[0][:, 1])
+    one, other = (Pooled().features(x) for x in images)
+    drawn = kernel_distance(other, one, np.random.default_rng([0, 1]), 3, 40)
+    assert (alone["kernel_distance"].value, alone["kernel_distance"].sd) == drawn
 
 
 def test_numbers_have_names_for_people() -> None:

@@ -101,4 +101,4 @@ def test_two_models_that_agree_everywhere_are_no_study(volumes):
         prepare_segmentations(
             volumes / "volumes", ("a", volumes / "good"), ("b", volumes / "good"), volumes / "s", volumes / "k.json"
         )
-    assert not (volumes / "s.partial").exists()
+    assert not (volumes / ".s.partial").exists()

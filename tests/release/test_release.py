@@ -188,6 +188,17 @@ def test_scan_finds_a_patient_id(inputs: dict[str, Path], package: Released, tmp
     assert not any("Patient_T1" in f for f in findings)
 
 
+def test_scores_of_held_out_patients_are_left_out_and_refused(
+    inputs: dict[str, Path], package: Released, tmp_path: Path
+) -> None:
+    table = inputs["audit"] / "private" / "heldout.parquet"
+    assert not list(package.path.rglob(table.name))
+    folder, real = _copy(package, tmp_path), [SliceSet.open(inputs["real"])]
+    shutil.copy(table, folder / table.name)
+    findings = scan(folder, package.certificate["data"], real, secret_words(real)).findings
+    assert all(any(found in f for f in findings) for found in ("'patient'", "stacked.score"))
+
+
 def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="refuse"):
         released(inputs, tmp_path / "a", decision=decision(decision="refuse"), override="we need it now")

@@ -1,7 +1,5 @@
 """The command `understudy`: every command parses, calls one function and prints; one module a topic."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Commands that write volumes, slices and generators: phantom, read, sample, import, recipe, export."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from typer import Argument, Option

@@ -1,7 +1,5 @@
 """Commands of the blinded reading study: prepare, segmentations, serve, token, status, analyse."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any

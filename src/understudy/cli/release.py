@@ -109,7 +109,7 @@ def model_command(
 @release.command("scan")
 def scan_command(
     package: Path = PackageArgument,
-    training: Path = Option(..., help="Real slice set that nothing of may be in it."),
+    training: Path = Option(..., help="The real slice set: none of it may be in the package."),
     as_json: bool = base.JsonOption,
 ) -> None:
     """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""

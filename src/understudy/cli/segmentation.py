@@ -1,7 +1,5 @@
 """Commands on segmentations: evaluate (synthetic images by segmenters trained on them), segment, score."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from typer import Argument, Option

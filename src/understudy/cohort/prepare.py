@@ -66,7 +66,8 @@ def prepare(
     identity = {"config": spec, "split": dict(split), "files": sizes, "frame": cut}
     channels, classes, axes = cohort.channels, cohort.classes, axes_of(config.plane)
     spacing = _common_spacing(order, frame)
-    writer = SliceWriter(Path(out) / "slices", channels, classes, config.resolution, spacing, axes, identity)
+    # a job that was killed after it had written them writes them again
+    writer = SliceWriter(Path(out) / "slices", channels, classes, config.resolution, spacing, axes, identity, True)
     volumes = VolumeWriter(Path(out) / "volumes", channels, classes, axes, cut)
     # What an interrupted run has written is not written again; the order of patients is always the same.
     already = writer.done

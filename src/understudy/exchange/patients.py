@@ -21,17 +21,17 @@ _EXAMPLE = "--patients '^(.+)_z[0-9]+$'"
 # What stands behind the patient in the name of a slice: "p01_z045", "sub-3_slice-012", "case7-45", "p01/045".
 _SLICE_NUMBER = re.compile(r"[_\-. /]+(?:slice|sl|z|s)?[_\-. ]?\d+$", re.IGNORECASE)
 # The test of neighbours, see `neighbours`.
-_MOST = 64  # patients that are looked at
-_RUN = 16  # of them in a row, where there are more
-_APART = 4  # places between a patient and those it is compared with, which may not be of the same person
-_OTHERS = 8
-_SLICES = 160  # of a patient
-_EDGE = 16  # pixels
-_FAINT = 0.5  # of the median contrast; fainter slices look alike whoever they are of
-_WITHIN = 0.25  # quantile of each slice's best correlation within its patient
-_FEWEST = 3  # pairs that are found
-_SHARE = 0.1  # of all pairs
-_CHANCE = 0.01
+_MAX_PATIENTS = 64  # patients that are looked at
+_RUN_LENGTH = 16  # of them in a row, where there are more
+_MIN_DISTANCE = 4  # places between a patient and the others, so that a person cut in two or three is no other
+_MIN_OTHERS, _MAX_OTHERS = 5, 8  # patients that a pair is compared with
+_MAX_SLICES = 160  # of a patient
+_THUMBNAIL = 16  # pixels
+_MIN_CONTRAST = 0.5  # of the median contrast; fainter slices look alike whoever they are of
+_QUANTILE = 0.25  # of each slice's best correlation within its patient
+_MIN_PAIRS = 3  # pairs that are found
+_MIN_SHARE = 0.1  # of all pairs
+_ALPHA = 0.01  # probability of so many by chance
 
 
 class Patients(NamedTuple):
@@ -121,13 +121,16 @@ def neighbours(slices: SliceSet) -> tuple[int, int]:
     subjects = slices.index["subject"].astype(str).to_numpy()
     names = sorted(set(subjects.tolist()), key=natural)
     starts, length = [0], len(names)
-    if length > _MOST:
-        starts, length = np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist(), _RUN
+    if length > _MAX_PATIENTS:
+        starts, length = (
+            np.linspace(0, len(names) - _RUN_LENGTH, _MAX_PATIENTS // _RUN_LENGTH).astype(int).tolist(),
+            _RUN_LENGTH,
+        )
     own: list[NDArray[np.float32]] = []  # each slice's correlation with the most similar other one of its patient
     found: list[tuple[float, float, int]] = []  # correlation with the next patient, best of the others, how many others
     for start in starts:
         run = [_marks(slices, np.flatnonzero(subjects == name)) for name in names[start : start + length]]
-        least = _FAINT * float(np.median(np.concatenate([contrast for _, contrast in run])))
+        least = _MIN_CONTRAST * float(np.median(np.concatenate([contrast for _, contrast in run])))
         bright = [marks[(contrast >= least) & (contrast > 0)] for marks, contrast in run]
         for marks in bright:
             if len(marks) > 1:
@@ -136,27 +139,27 @@ def neighbours(slices: SliceSet) -> tuple[int, int]:
                 own.append(np.asarray(products.max(axis=1)))
         for i in range(len(bright) - 1):
             places = sorted(range(len(bright)), key=lambda j: abs(j - i))
-            far = [j for j in places if abs(j - i) >= _APART]
-            apart = (far if len(far) > _APART else [j for j in places if abs(j - i) > 1])[:_OTHERS]
-            if apart and len(bright[i]):
-                others = max(_best(bright[i], bright[j]) for j in apart)
-                found.append((_best(bright[i], bright[i + 1]), others, len(apart)))
+            far = [j for j in places if abs(j - i) >= _MIN_DISTANCE]
+            others_at = (far if len(far) >= _MIN_OTHERS else [j for j in places if abs(j - i) > 1])[:_MAX_OTHERS]
+            if others_at and len(bright[i]):
+                others = max(_best(bright[i], bright[j]) for j in others_at)
+                found.append((_best(bright[i], bright[i + 1]), others, len(others_at)))
     if not own or not found:
         return 0, len(found)
-    within = float(np.quantile(np.concatenate(own), _WITHIN))
+    within = float(np.quantile(np.concatenate(own), _QUANTILE))
     near = [(following, others, count) for following, others, count in found if max(following, others) >= within]
     alike = sum(following > others for following, others, _ in near)
     chance = float(np.mean([1 / (1 + count) for *_, count in near])) if near else 0.0
-    many = alike >= max(_FEWEST, _SHARE * len(found)) and 2 * alike > len(near)
-    return (alike if many and binom.sf(alike - 1, len(near), chance) < _CHANCE else 0), len(found)
+    many = alike >= max(_MIN_PAIRS, _MIN_SHARE * len(found)) and 2 * alike > len(near)
+    return (alike if many and binom.sf(alike - 1, len(near), chance) < _ALPHA else 0), len(found)
 
 
 def _marks(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Slices at low resolution, mean 0 and length 1 [n, D], and their contrast [n]."""
-    if len(rows) > _SLICES:
-        rows = rows[np.linspace(0, len(rows) - 1, _SLICES).astype(int)]
+    if len(rows) > _MAX_SLICES:
+        rows = rows[np.linspace(0, len(rows) - 1, _MAX_SLICES).astype(int)]
     images, _ = slices.read(rows)
-    step = max(1, images.shape[-1] // _EDGE)
+    step = max(1, images.shape[-1] // _THUMBNAIL)
     edge = images.shape[-1] // step
     cut = images[..., : edge * step, : edge * step].reshape(*images.shape[:2], edge, step, edge, step)
     marks = cut.mean((3, 5), dtype=np.float32).reshape(len(rows), -1)

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from understudy.exchange.sources import RawSlice, Source
 
 HALF = 127.5  # a channel of one class holds the class above half of 255
-_SLACK = 1e-4  # of the range: what single precision leaves of rounding
+_ROUNDING = 1e-4  # of the range: what single precision leaves of rounding
 _EXAMPLE = "--values=-1,1 (or `values: [-1, 1]`)"
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # also under the name of a PNG; Pillow reads some forty others
-_FEW = 0.005  # share of annotated pixels below which an unknown value is a blot, not a code
-_MUCH = 0.2  # share of the pixels far from all codes that a code which nobody named makes up
-_SPIKE = 8  # times the mean of its neighbours: transitions between codes are spread out, codes are not
+_MAX_BLOT_SHARE = 0.005  # share of annotated pixels below which an unknown value is a blot, not a code
+_MIN_CODE_SHARE = 0.2  # share of the pixels far from all codes that a code which nobody named makes up
+_PEAK_RATIO = 8  # times the mean of its neighbours: transitions between codes are spread out, codes are not
 
 
 def read_png(path: Path) -> NDArray[np.uint8]:
@@ -68,7 +68,9 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
         what = f"the {'annotation' if annotation else 'image'} holds {bad}"
         raise UnderstudyError(what, where=where, fix="correct or remove it")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    single, seen, what, fix = np.asarray(values, np.float32), f"values from {low:g} to {high:g}", "", ""
+    single = np.asarray(values, np.float32)
+    seen = f"values from {low:g} to {high:g}"
+    what = fix = ""  # set where the values cannot be meant
     if annotation:  # its values may lie between its codes, as a generator's do, but are no probabilities
         fix = "name each class's value: --codes NAME=VALUE,... (or `codes: {...}`)"
         if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
@@ -77,7 +79,7 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
             what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
             fix = f"save (array > 0.5).astype('uint8'), and {fix}"
     elif scaling == "max":
-        what = f"{seen} cannot be divided by their maximum" if high <= 0 or low < 0 else ""
+        what = f"{seen} cannot be divided by their maximum" if low < 0 else ""
         fix = f"give the two numbers that become 0 and 255 instead: {_EXAMPLE}"
     elif scaling == "as_is":
         fix = f"say which become 0 and 255: {_EXAMPLE}, or --values max"
@@ -87,14 +89,14 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
             what, fix = f"{seen} would all become black", "say which become 0 and 255, e.g. --values 0,1"
     else:
         bottom, top = scaling
-        slack = _SLACK * (top - bottom)
+        slack = _ROUNDING * (top - bottom)
         if (low < bottom - slack or high > top + slack) and not spec.clip:
             what = f"{seen} lie outside of {bottom:g} to {top:g}"
             fix = "correct `values`, or let what is outside be cut off: --clip (`clip: true`)"
         single = (single - np.float32(bottom)) * np.float32(255 / (top - bottom))
     if what:
         raise UnderstudyError(what, where=where, fix=fix)
-    return single * np.float32(255 / high) if scaling == "max" else np.clip(single, 0, 255)
+    return single * np.float32(255 / (high or 1)) if scaling == "max" else np.clip(single, 0, 255)  # black stays black
 
 
 def to_8_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
@@ -184,8 +186,9 @@ class Annotation:
         away = distance.min(axis=1) > self._tolerance
         padded = np.pad(np.where(away, self._pixels, 0), 3)
         around = sum(padded[3 + k : 259 + k] for k in (-3, -2, -1, 1, 2, 3)) / 6
-        unknown = away & (self._pixels > _SPIKE * (around + 1)) & (self._pixels > _FEW * self._pixels[1:].sum())
-        unknown &= self._pixels > _MUCH * self._pixels[away].sum()
+        peak = self._pixels > _PEAK_RATIO * (around + 1)
+        least = max(_MAX_BLOT_SHARE * self._pixels[1:].sum(), _MIN_CODE_SHARE * self._pixels[away].sum())
+        unknown = away & peak & (self._pixels > least)
         unknown[0] = False
         # all values, where none is near a code. Early only where it looks like label values (1, 2, 4): noise of a
         # generator may come before its first lesion

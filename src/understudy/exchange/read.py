@@ -284,7 +284,8 @@ def open_images(
     )
     if (out / "index.parquet").is_file() and SliceSet.open(out).attrs.get("identity") == identity:
         return Opened(SliceSet.open(out), told, notes)
-    writer = SliceWriter(out, found.channels, found.classes, found.resolution, found.spacing, found.axes, identity)
+    f = found
+    writer = SliceWriter(out, f.channels, f.classes, f.resolution, f.spacing, f.axes, identity, replace=True)
     index = found.index.assign(subject=told.subjects)
     for rows, images, labels in found.blocks(np.arange(writer.done, len(found))):
         writer.append(images, labels, index.iloc[rows])

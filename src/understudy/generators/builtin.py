@@ -56,8 +56,6 @@ class NetworkType(GeneratorType):
     # Operations of a training step that reaches half of a CPU's speed, measured: small steps wait between operations,
     # and longer the more of these a network has.
     half_saturation: ClassVar[float] = 1.5e10
-    # Forward passes that the training on an image costs: of the generator, the discriminator; a backward pass is two.
-    passes: ClassVar[tuple[float, float]] = (3, 0)
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,11 +94,15 @@ class NetworkType(GeneratorType):
     def count_generator(self, generator: Any, images: Tensor) -> int:
         """Operations of a forward pass that makes, or denoises, such images."""
 
+    def passes(self, config: Any, training: Any) -> tuple[float, float]:
+        """Forward passes that the training on an image costs, of generator and discriminator; a backward pass is two,
+        and one without the gradients of the weights is one."""
+        return 3, 0
+
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
         """Operations of the whole training."""
-        cost = costs(config)
-        an_image = self.passes[0] * cost.forward + self.passes[1] * cost.scores
-        return float(training.kimg * 1000 * an_image)
+        cost, (generator, discriminator) = costs(config), self.passes(config, training)
+        return float(training.kimg * 1000 * (generator * cost.forward + discriminator * cost.scores))
 
     def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
         """Operations of one sample."""
@@ -108,12 +110,26 @@ class NetworkType(GeneratorType):
 
 
 class GanType(NetworkType):
-    """Generator and discriminator, trained by `gan_step`."""
+    """Generator and discriminator (`networks.base.Gan`), trained by `gan_step`.
+
+    `truncation` is True: a generator without a mean w to be drawn to by `psi` sets it to False.
+    """
 
     state = GanState
     truncation = True
-    # G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third
-    passes = (4 * 4 / 3, 9 * 4 / 3)
+
+    def passes(self, config: Any, training: Any) -> tuple[float, float]:
+        """With the penalties: each is a forward pass, a backward pass by its input, and the backward pass of both."""
+        generator, discriminator = 4.0, 8.0  # G learns from 3 G and 2 D, D from 1 G and 6 D
+        if training.loss == "wgan-gp":
+            discriminator += 6
+        elif training.r1_in_loss:
+            discriminator += 3  # its forward pass is that of the loss
+        elif training.r1_due(0) and training.gamma(config.resolution):
+            discriminator += 6 / training.r1_interval
+        if training.path_length_due(0):
+            generator += 6 / (training.pl_shrink * training.pl_interval)
+        return generator, discriminator
 
     def count_generator(self, generator: Any, images: Tensor) -> int:
         """Operations from latents to images of the full size."""
@@ -143,17 +159,16 @@ class GanType(NetworkType):
 class GrowingGanType(GanType):
     """A GAN whose resolution grows."""
 
-    passes = (4, 18)  # a penalty in every step differentiates twice: 9 D more than without
-
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
         """Each resolution for its time; while one fades in, the networks already work at its size."""
         work, left, resolution = 0.0, training.kimg * 1000, max(4, training.start_resolution)
+        generator, discriminator = self.passes(config, training)
         while True:
             built = max(resolution, 16)  # below 16 a network costs about a quarter with every halving
             cost, shrink = costs(config.model_copy(update={"resolution": built})), (built // resolution) ** 2
             last = resolution >= config.resolution
             shown = left if last else min(left, (training.stabilise_kimg + training.fade_kimg) * 1000)
-            work += shown * (self.passes[0] * (cost.forward // shrink) + self.passes[1] * (cost.scores // shrink))
+            work += shown * (generator * (cost.forward // shrink) + discriminator * (cost.scores // shrink))
             left -= shown
             if left <= 0 or last:
                 return work
@@ -164,7 +179,7 @@ class ProGanType(GrowingGanType):
     """Progressive GAN (Karras et al. 2018)."""
 
     config, training, network = progan.ProGanConfig, settings.ProGanTraining, progan.ProGan
-    aliases, half_saturation = ("pggan", "pgan"), 1.8e10
+    aliases, half_saturation = ("pggan", "pgan"), 2.9e10
     truncation = False
 
 
@@ -172,21 +187,21 @@ class StyleGan1Type(GrowingGanType):
     """StyleGAN (Karras et al. 2019)."""
 
     config, training, network = stylegan1.StyleGan1Config, settings.StyleGan1Training, stylegan1.StyleGan1
-    aliases = ("sg1",)
+    aliases, half_saturation = ("sg1",), 1.8e10
 
 
 class StyleGan2Type(GanType):
     """StyleGAN 2 (Karras et al. 2020)."""
 
     config, training, network = stylegan2.StyleGan2Config, settings.StyleGan2Training, stylegan2.StyleGan2
-    aliases, half_saturation = ("sg2",), 5.7e9
+    aliases, half_saturation = ("sg2",), 8.5e9
 
 
 class StyleGan3Type(GanType):
     """StyleGAN 3 (Karras et al. 2021)."""
 
     config, training, network = stylegan3.StyleGan3Config, settings.StyleGan3Training, stylegan3.StyleGan3
-    aliases = ("sg3",)
+    aliases, half_saturation = ("sg3",), 2e10
 
 
 class DiffusionType(NetworkType):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, CONFIG, DISCRIMINATOR = "generator.safetensors", "config.json", "discriminator.safetensors"
+UNTRACED = frozenset({"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"})
+"""Fields of a training that say what else is written, and how often: the result does not depend on them."""
 
 
 def save_model(

@@ -1,8 +1,8 @@
 """What a generator is to the rest of the program, whether built in (`builtin`) or of a plug-in (`plugins`).
 
 A recipe is what a generator and its training are set to for a purpose: `quick` (a CPU, minutes), `workstation` (one
-GPU, about a day), `paper` (Table 7 of Akbar et al.). `recipes/` has a YAML file for each, with the fields that differ
-from the defaults of the five built-in generators; others bring their own. A study lays its fields upon them.
+GPU, about a day), `paper` (Table 7 of Akbar et al.). `recipes/` has a YAML file for each, with fields of the five
+built-in generators (`paper`: all of them); others bring their own. A study lays its fields upon them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GeneratorType(ABC):
 
     name: str  # in study files and records
     recipes: Mapping[str, Mapping[str, Any]] = {}  # its own: name -> the fields that it sets
-    truncation = False  # whether it can be sampled with a `psi` other than 1
+    truncation = False  # whether it can be sampled with a `psi` other than 1; `GanType`, of GANs: True
     takes_sampler = False  # whether it is sampled with a `SamplerConfig`
 
     @abstractmethod
@@ -50,9 +50,13 @@ class GeneratorType(ABC):
     def membership_scorer(self, folder: Path, config: dict[str, Any], device: torch.device) -> tuple[Scorer, str]:
         """The score by which training slices are told from others, and its name."""
 
+    def known_recipes(self) -> dict[str, Mapping[str, Any]]:
+        """Those of `recipes/` and its own: name -> the fields that it sets."""
+        return {of: shipped(of)[self.name] for of in RECIPES if self.name in shipped(of)} | dict(self.recipes)
+
     def recipe(self, name: str) -> dict[str, Any]:
         """The fields that a recipe sets; an UnderstudyError names the recipes that this generator has."""
-        known = {of: shipped(of)[self.name] for of in RECIPES if self.name in shipped(of)} | dict(self.recipes)
+        known = self.known_recipes()
         if name not in known:
             fix = f"use one of {', '.join(known)}" if known else "leave `recipe` out"
             raise UnderstudyError(f"the generator {self.name} has no recipe {name!r}", fix=fix)

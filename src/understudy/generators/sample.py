@@ -12,6 +12,7 @@ from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.folder import classes_of, read_config
 from understudy.generators.joint import decode
 from understudy.generators.registry import type_of
+from understudy.names import display_name
 from understudy.runtime.checkpoints import StopRequest
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.progress import track
@@ -36,7 +37,7 @@ def sample_set(
             et al. found that segmenters gain by an ensemble).
         seed: of the latents; sample i of a seed is the same whatever `count` and `batch`.
         batch: slices between two writes.
-        psi: truncation, 1 for none.
+        psi: truncation, above 0, 1 for none.
         sampler: of diffusion models; None for the default one.
 
     Returns:
@@ -50,12 +51,15 @@ def sample_set(
     """
     if count < 1:
         raise UnderstudyError(f"{count} samples wanted", fix="ask for at least one")
+    if not (isinstance(psi, int | float) and 0 < psi <= 1):
+        raise UnderstudyError(f"psi is {psi!r}", fix="give a number above 0, at most 1 (no truncation)")
     out, folders = Path(out), [model_dir] if isinstance(model_dir, str | Path) else model_dir
     members = _load_ensemble([Path(folder) for folder in folders], sampler is not None, device)
+    if not isinstance(sampler, SamplerConfig | None):
+        raise UnderstudyError(f"the sampler is {sampler!r}", fix='give one, e.g. SamplerConfig(kind="ddim", steps=50)')
     config, contents = members[0].config, [member.content for member in members]
-    identity: dict[str, Any] = {"weights": contents if len(contents) > 1 else contents[0]}
-    identity |= {"count": count, "seed": seed, "psi": psi}
-    identity |= {"sampler": sampler.model_dump(mode="json")} if sampler else {}
+    identity: dict[str, Any] = {"weights": contents if len(contents) > 1 else contents[0], "count": count}
+    identity |= {"seed": seed, "psi": psi} | ({"sampler": sampler.model_dump(mode="json")} if sampler else {})
     if (out / "index.parquet").is_file():
         found = SliceSet.open(out)
         if any(found.attrs.get(key) != identity.get(key) for key in {"sampler", *identity}):
@@ -92,7 +96,7 @@ def _load_ensemble(folders: Sequence[Path], sampler: bool, device: str) -> list[
         config = read_config(folder)
         kind = type_of(config)
         if sampler and not kind.takes_sampler:
-            raise UnderstudyError(f"a {kind.name} is sampled in one pass", folder, "leave the sampler out")
+            raise UnderstudyError(f"{display_name(kind.name)} is sampled in one pass", folder, "leave the sampler out")
         network, content = kind.load(folder, config), next(iter(kind.weights(folder, config).values()))
         members.append(_Member(network.to(resolve_device(device)), config, content, f"{config['kind']}-{content[:8]}"))
         made = [{"resolution": c["model"]["resolution"], **c} for c in (members[0].config, config)]

@@ -6,8 +6,6 @@ Example:
     0.99
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -32,6 +32,7 @@ class AuditResult:
     numbers: dict[str, Any]  # the content of audit.json
     verdict: Verdict  # what was decided, in words
     neighbours: pd.DataFrame  # one row a synthetic slice: its nearest training slice and patient; not to be shared
+    heldout: pd.DataFrame  # one row a judged held-out slice: its patient and scores; not to be shared
     slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, shareable
 
     @property
@@ -57,9 +58,9 @@ class AuditResult:
         write_text(out / "private" / "README.txt", README)
         names = self.neighbours.loc[self.neighbours["name"] != "", ["name", "patient"]].drop_duplicates()
         write_text(out / "private" / "patients.csv", names.to_csv(index=False))
-        tables = {out / "private" / "neighbours.parquet": self.neighbours, out / "p_values.parquet": self.slices}
-        for path, frame in tables.items():
-            with atomic_path(path) as temporary:
+        private = {"private/neighbours.parquet": self.neighbours, "private/heldout.parquet": self.heldout}
+        for name, frame in {**private, "p_values.parquet": self.slices}.items():
+            with atomic_path(out / name) as temporary:
                 frame.to_parquet(temporary, index=False)
         write_text(out / "audit.md", as_markdown(self.numbers))
         write_json(out / "audit.json", self.numbers)
@@ -129,7 +130,9 @@ def audit(
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
-    return AuditResult(plain(numbers), decided, comparison.neighbours, comparison.slices)
+    scores = comparison.heldout.filter(regex=r"^row$|\.score$")  # what p-values can be worked out from again
+    scores.insert(1, "patient", heldout.patients)
+    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, comparison.slices)
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:

@@ -62,9 +62,8 @@ def screen(
     kept = rows_left(synthetic, flagged, alike)
     done = Screened(len(synthetic), len(kept), len(flagged), len(alike))
     identity = {"source": synthetic.content_hash, "kept": kept.tolist()}
-    writer = SliceWriter(
-        out, synthetic.channels, synthetic.classes, synthetic.resolution, synthetic.spacing, synthetic.axes, identity
-    )
+    s = synthetic
+    writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes, identity, replace=True)
     for rows, images, labels in synthetic.blocks(kept[writer.done :]):
         writer.append(images, labels, synthetic.index.iloc[rows].assign(row_before=rows))
     attrs = {k: v for k, v in synthetic.attrs.items() if k != "software_version"}

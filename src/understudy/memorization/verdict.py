@@ -49,7 +49,7 @@ class Flags:
     beyond: int  # nearer than every slice of every held-out patient
     strict_p: float  # smallest p by patient, 1 / (P + 1)
     strict: int  # slices that reach it
-    certain: int  # too near for chance in a set of this size (`conformal.beyond_chance`); faint ones too
+    certain: int  # too near for chance in a set of this size (`PValues.certain`); faint ones too
     skipped: int = 0  # constant or faint, not among those judged
     faint: int = 0  # of these not constant: compared with training slices of full contrast, for dimmed copies
     faint_count: int = 0  # of the faint ones flagged

@@ -22,6 +22,7 @@ training images. Keep it where the training images are kept. What may be shared 
 p_values.parquet.
 
 neighbours.parquet  every synthetic slice with its nearest training slice, patient and scores
+heldout.parquet     every held-out slice that p-values were made from, with its patient and scores
 patients.csv        which patient "patient 1", "patient 2", ... of the audit is
 histograms.png      nearest scores of synthetic slices, held-out slices and planted copies
 gallery.png         the closest pairs: synthetic, nearest training slice, difference

@@ -1,7 +1,5 @@
 """Dice and Hausdorff distances of arrays; `score_volume` for whole label volumes; the statistics of their tables."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

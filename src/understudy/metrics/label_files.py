@@ -233,13 +233,13 @@ class _Scored(NamedTuple):
 
 
 def _score_pair(
-    pair: Pair, wanted: Mapping[str, int], open_ended: bool, regions: Mapping[str, Sequence[str]] | str
+    pair: Pair, wanted: Mapping[str, int], all_labels: bool, regions: Mapping[str, Sequence[str]] | str
 ) -> _Scored:
-    """Raw rows of one pair; `open_ended` adds every label that occurs."""
+    """Raw rows of one pair; `all_labels`: those without a name as well, as classes of their own."""
     counted = (np.bincount(volume.ravel(order="K")) for volume in (pair.pred, pair.target))
     in_pred, in_target = (set(np.flatnonzero(voxels).tolist()) - {0} for voxels in counted)
     classes = dict(wanted)
-    if open_ended:
+    if all_labels:
         classes |= {str(value): value for value in (in_pred | in_target) - set(classes.values())}
         classes = dict(sorted(classes.items(), key=lambda item: item[1]))
     rows = []
@@ -274,22 +274,22 @@ def _note_labels(
     others = sorted((in_target | in_pred) - set(wanted.values()))
     if named and others:
         noted[""].append(f"labels without a name count as background: {', '.join(map(str, others))}")
-    alone = in_target - in_pred, in_pred - in_target
-    if all(alone) and (not wanted or (alone[0] | alone[1]) & set(wanted.values())):
-        noted[""].append(_unshared(*alone))
+    only_target, only_pred = in_target - in_pred, in_pred - in_target
+    if only_target and only_pred and (not wanted or (only_target | only_pred) & set(wanted.values())):
+        noted[""].append(_no_overlap(only_target, only_pred))
         if not named:
             return
     else:
         for each in scored:
             if each.in_target and each.in_pred and not each.in_target & each.in_pred:
-                noted[each.name].append(_unshared(each.in_target, each.in_pred))
+                noted[each.name].append(_no_overlap(each.in_target, each.in_pred))
     voxels = rows.groupby("class_name", sort=False)["truth_voxels"].sum()[class_names(rows)]
     if absent := [str(name) for name in voxels.index[voxels == 0]]:
         classes = f"class{'es' * (len(absent) > 1)} {', '.join(absent)}"
         noted[""].append(f"no ground truth has the {classes}: its scores say only whether it was predicted by mistake")
 
 
-def _unshared(target: set[int], pred: set[int]) -> str:
+def _no_overlap(target: set[int], pred: set[int]) -> str:
     only = [f"label{'s' * (len(side) > 1)} {', '.join(map(str, sorted(side)))}" for side in (target, pred)]
     fix = f"if they mean the same, set prediction[prediction == {min(pred)}] = {min(target)} first"
     return f"only in the ground truth: {only[0]}; only in the prediction: {only[1]}; their overlap is 0; {fix}"

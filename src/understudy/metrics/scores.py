@@ -82,7 +82,10 @@ def _check(
     pred: NDArray[np.generic], target: NDArray[np.generic], names: Sequence[str], kept: NDArray[np.bool_] | None
 ) -> None:
     different = len(set(names)) == len(names) and not set(names) & set(RESERVED)
-    if isinstance(names, str) or not 0 < len(names) <= 255 or not different:
+    if len(names) > 255 and not isinstance(names, str):
+        fix = "score groups of classes: map each group's labels to 1, 2, ... and the rest to 0"
+        raise UnderstudyError(f"{len(names)} classes are too many: 255 at most", where="class_names", fix=fix)
+    if isinstance(names, str) or len(names) == 0 or not different:
         fix = "give different names for the labels 1, 2, ..., without the background; foreground and mean are reserved"
         raise UnderstudyError(f"these are not names of classes that can be scored: {names!r}", fix=fix)
     if pred.shape != target.shape:

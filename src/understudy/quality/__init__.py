@@ -3,8 +3,6 @@
 Arguments: (synthetic, real), each a `SliceSet` or images uint8 [N, C, H, W].
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,6 +1,7 @@
 """Distances between two sets of slices in one call, from sets or arrays. Arguments: (synthetic, real)."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from understudy.quality import distances
 from understudy.quality.extractors import Classifier, Extractor, Features, make_extractor
 from understudy.quality.features import extracted, fitted, inputs_of
 from understudy.quality.radiomics import RadiomicExtractor
+from understudy.roles import check_alike, part_of
 from understudy.slices import SliceSet
 
 Slices = SliceSet | NDArray[np.uint8]
@@ -109,22 +111,22 @@ def inception_score(
     def score(a: Features, b: Features) -> tuple[float, float]:
         return distances.inception_score(classifier.logits(a), np.random.default_rng(seed), splits)
 
-    mean, sd = np.mean(_by_channel(score, synthetic, synthetic[:0], made, {}), axis=0)
+    mean, sd = np.mean(_by_channel(score, synthetic, None, made, {}), axis=0)
     return float(mean), float(sd)
 
 
 def _by_channel(
-    compute: Callable[[Features, Features], Found], synthetic: Slices, real: Slices, extractor: str | Extractor,
+    compute: Callable[[Features, Features], Found], synthetic: Slices, real: Slices | None, extractor: str | Extractor,
     options: dict[str, Any],
 ) -> list[Found]:  # fmt: skip
-    """`compute` of the features of each channel."""
-    a, b = (
-        given if isinstance(given, SliceSet)
-        else SliceSet.from_arrays(given, np.zeros((len(given), *np.shape(given)[2:]), np.uint8))  # no annotation
-        for given in (synthetic, real)
-    )  # fmt: skip
-    if set(a.channels) != set(b.channels):
-        raise UnderstudyError(f"the sets have different channels: {', '.join(a.channels)} and {', '.join(b.channels)}")
+    """`compute` of the features of each channel; `real` is empty if it is None."""
+    a = _as_set("synthetic", synthetic)
+    b = a[:0] if real is None else _as_set("real", real)
+    if real is not None:
+        if isinstance(synthetic, SliceSet) != isinstance(real, SliceSet) and a.channels != b.channels:
+            what, fix = "a SliceSet against an array, whose channels have no names", "give slices.images, or two sets"
+            raise UnderstudyError(what, fix=fix)
+        check_alike([part_of("real", b), part_of("synthetic", a)])
     made = make_extractor(extractor, **options) if isinstance(extractor, str) else extractor
     if isinstance(made, RadiomicExtractor):
         made = fitted(made, b, np.arange(len(b)), b.channels)
@@ -135,3 +137,11 @@ def _by_channel(
 
     inputs = inputs_of(b, b.channels, made).values()
     return [compute(features(a, names), features(b, names)) for names in inputs]
+
+
+def _as_set(name: str, given: Slices) -> SliceSet:
+    if isinstance(given, SliceSet):
+        return given
+    if isinstance(given, str | Path):
+        raise UnderstudyError(f"{name} is a path, {str(given)!r}", fix="open it first: SliceSet.open(folder)")
+    return SliceSet.from_arrays(given, np.zeros((len(given), *np.shape(given)[2:]), np.uint8))  # no annotation

@@ -3,8 +3,6 @@
 All slices of a block at once, for any set of classes. "any" is all classes together.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -31,6 +31,7 @@ from understudy.roles import HELD_OUT, TRAINING, Part, check_alike, check_other_
 from understudy.slices import SliceSet
 
 FEWEST_ANNOTATED = 16  # pixels of a slice whose tumour is measured
+UNDEFINED = "not defined for these slices"
 
 
 @dataclass(frozen=True)
@@ -142,24 +143,26 @@ def measure(
                 where=part.slices.path,
                 fix="give more slices, an extractor of fewer dimensions, or extrapolate (--extrapolate)",
             )
-    inputs: dict[str, dict[str, Input]] = {}  # part -> channel -> its features or images, one a row
-    for name, part in parts.named().items():
-        if isinstance(extractor, Images):
-            images = np.concatenate([images for _, images, _ in part.slices.blocks(part.rows)])
-            inputs[name] = {c: images[:, part.slices.channels.index(c)] for c in parts.channels}
-        else:
+    features: dict[str, dict[str, Input]] = {}  # part -> channel -> its features, one slice a row
+    if not isinstance(extractor, Images):
+        for name, part in parts.named().items():
             found = cache.features(part.slices, parts.channels, extractor, progress=progress)
             every = len(part.rows) == len(part.slices)
-            inputs[name] = {c: x if every else x[part.rows] for c, x in found.items()}
+            features[name] = {c: x if every else x[part.rows] for c, x in found.items()}
     rows = []
-    for channel in inputs["real"]:
-        own = {name: inputs[name][channel] for name in inputs}
-        if np.ptp(own["real"], axis=0).max() == 0:
-            what = f"the real slices all look the same to the extractor {extractor.name}"
-            where = f"{parts.real.slices.path}, channel {channel}"
-            raise UnderstudyError(what, where=where, fix="check the set: are its slices empty?")
-        rows += _of_channel(parts, own, channel, extractor, config)
+    for channel in features["real"] if features else parts.channels:
+        inputs = {  # of images those of one channel at a time
+            name: features[name][channel] if features else _images(part, channel)
+            for name, part in parts.named().items()
+        }
+        rows += _of_channel(parts, inputs, channel, extractor, config)
+        del inputs
     return rows + _averages(rows)
+
+
+def _images(part: Part, channel: str) -> Input:
+    place = part.slices.channels.index(channel)
+    return np.concatenate([images[:, place].copy() for _, images, _ in part.slices.blocks(part.rows)])
 
 
 def _annotated(part: Part) -> Part:
@@ -177,6 +180,10 @@ def _blank(parts: Parts, extractor: Extractor) -> Row:
 def _of_channel(
     parts: Parts, inputs: dict[str, Input], channel: str, extractor: Extractor, config: QualityConfig
 ) -> list[Row]:
+    if np.ptp(inputs["real"], axis=0).max() == 0:
+        what = f"the real slices all look the same to the extractor {extractor.name}"
+        where = f"{parts.real.slices.path}, channel {channel}"
+        raise UnderstudyError(what, where=where, fix="check the set: are its slices empty?")
     held, blank = parts.heldout, _blank(parts, extractor)
     rows: list[Row] = []
     blank.channel, blank.patients_real = channel, parts.real.count if "subject" in parts.real.slices.index else 0
@@ -187,7 +194,7 @@ def _of_channel(
     for metric in metrics.METRICS:
         if metric.of != of or not metric.applies(extractor, config):
             continue
-        setup = Setup(extractor, config, np.random.default_rng([config.seed, len(rows)]))
+        setup = Setup(extractor, config, np.random.default_rng([config.seed, metric.stream]))
         failed = ""
         try:
             found = metric.compute(inputs["synthetic"], inputs["real"], setup)
@@ -203,9 +210,13 @@ def _of_channel(
             row = replace(blank, metric=key, value=value, sd=sd, **floors.get(key, {}))
             row.note = failed or trouble
             if not failed and np.isnan(value):
-                row.note = f"not computed: fewer slices than the {row.dimension} dimensions"
+                few = min(row.n_real, row.n_synthetic) < row.dimension
+                why = f"fewer slices than the {row.dimension} dimensions" if few else UNDEFINED
+                row.note = f"not computed: {why}"
             elif not row.note and np.isnan(row.floor):
-                row.note = f"no floor: {row.n_matched} slices are fewer than the {row.dimension} dimensions"
+                few = row.n_matched < row.dimension
+                why = f"{row.n_matched} slices are fewer than the {row.dimension} dimensions" if few else UNDEFINED
+                row.note = f"no floor: {why}"
             rows.append(row)
     return rows
 

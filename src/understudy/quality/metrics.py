@@ -52,6 +52,7 @@ class Metric:
     compute: Callable[[Input, Input, Setup], Values]
     of: Literal["features", "images"] = "features"  # images are measured once, features once an extractor
     applies: Callable[[Extractor, QualityConfig], bool] = lambda extractor, config: True
+    stream: int = 0  # of random numbers: does not depend on what else is computed, and stays as it is
 
 
 def frechet(synthetic: Input, real: Input, setup: Setup) -> Values:
@@ -85,20 +86,23 @@ def choice(slices: Input, most: int, rng: np.random.Generator) -> Input:
     return slices if len(slices) <= most else slices[np.sort(rng.choice(len(slices), most, replace=False))]
 
 
-# New ones go to the end: the random numbers of a metric follow from its place.
 METRICS = (
     Metric({"frechet_distance": Label("Frechet distance", better=False)}, frechet),
     Metric(
         {"frechet_distance_infinity": Label("Frechet distance, n → ∞", better=False)},
         frechet_infinity,
         applies=lambda extractor, config: config.extrapolate,
+        stream=1,
     ),
-    Metric({"kernel_distance": Label("Kernel distance", better=False, digits=3)}, kernel),
-    Metric({k: Label(k.capitalize(), True) for k in ("precision", "recall", "density", "coverage")}, neighbours),
+    Metric({"kernel_distance": Label("Kernel distance", better=False, digits=3)}, kernel, stream=1),
+    Metric(
+        {k: Label(k.capitalize(), True) for k in ("precision", "recall", "density", "coverage")}, neighbours, stream=2
+    ),
     Metric(
         {"inception_score": Label("Inception score")},
         score,
         applies=lambda extractor, config: hasattr(extractor, "logits"),
+        stream=6,
     ),
 )
 LABELS = {key: label for metric in METRICS for key, label in metric.labels.items()}

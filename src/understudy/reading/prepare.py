@@ -272,7 +272,7 @@ def _check_places(out: Path, key: Path) -> None:
 
 def _new_folder(out: Path) -> Path:
     """An empty folder beside `out`, which `_finish` renames to it."""
-    building = out.with_name(out.name + ".partial")
+    building = out.with_name(f".{out.name}.partial")  # no name that a user gives
     shutil.rmtree(building, ignore_errors=True)
     (building / "images").mkdir(parents=True)
     return building

@@ -18,9 +18,8 @@ from safetensors import safe_open
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, FORMAT
-from understudy.generators.folder import CONFIG, WEIGHTS, save_model
+from understudy.generators.folder import CONFIG, UNTRACED, WEIGHTS, save_model
 from understudy.generators.registry import KINDS, load_generator
-from understudy.generators.training.config import UNTRACED
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
 from understudy.memorization.words import spread
 from understudy.release import documents
@@ -191,7 +190,7 @@ def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder that becomes `out` if the block succeeds, and one for temporary work; raises if `out` exists."""
     if out.exists():
         raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
-    partial, work = out.with_name(out.name + ".partial"), out.with_name(out.name + ".work")
+    partial, work = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.work")
     with writing(out):
         for folder in (partial, work):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,5 @@
 """What a report is made from, and the words for numbers that all its parts share."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

@@ -1,7 +1,5 @@
 """The page above the reports of several cohorts: verdicts and ranks over all, their tables in one, links to each."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

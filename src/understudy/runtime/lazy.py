@@ -1,7 +1,5 @@
 """Slow imports, made at the first use: for modules that `understudy plan` and `--help` load as well."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any

@@ -110,6 +110,22 @@ def test_styles_mix_within_the_active_layers() -> None:
     assert int(generator.draw(1, rng, 0.0)["cutoff"]) == 8
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_every_drawn_noise_reaches_the_image(level: float) -> None:
+    generator = small().generator
+    inputs = drawn(generator, mixing=0.0, level=level)
+    names = [name for name in inputs if name.startswith("noise")]
+    assert len(names) == (6 if level == 0 else 4)
+    image = generator.synthesise(inputs, level)
+    for name in names:
+        other = generator.synthesise(inputs | {name: -inputs[name]}, level)
+        assert (other - image).abs().max() > 1e-3, name
+    styles = [style for block in generator.blocks for style in (block.style0, block.style1)]
+    stored = {name: style.noise_const.expand_as(inputs[name]) for name, style in zip(names, styles, strict=False)}
+    expected = generator.full_size(generator.synthesise(inputs | stored, level))
+    torch.testing.assert_close(generator(inputs["z"], level=level), expected)
+
+
 def test_mixed_ws_are_of_one_latent_then_of_the_other() -> None:
     generator = small().generator
     inputs = drawn(generator) | {"cutoff": torch.tensor(2)}

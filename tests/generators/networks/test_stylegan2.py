@@ -1,4 +1,4 @@
-"""The network beyond the golden file: modulation against per-sample weights, gradients, sizes, sampling."""
+"""The network beyond the golden file: sizes, gradients, noise, mixing, sampling."""
 
 from __future__ import annotations
 
@@ -95,6 +95,20 @@ def test_shares_of_what_was_drawn_are_shares_of_the_batch(small_model: StyleGan2
     torch.testing.assert_close(generator.synthesise(share), whole[1::2], atol=1e-4, rtol=1e-4)
     again = generator.draw(4, torch.Generator().manual_seed(0), mixing=1.0)
     assert all(torch.equal(again[name], x) for name, x in drawn.items())
+
+
+def test_every_drawn_noise_reaches_the_image(small_model: StyleGan2Config) -> None:
+    generator = build(small_model).generator
+    convs = [c for b in generator.synthesis.blocks for c in ([b.conv1] if b.first else [b.conv0, b.conv1])]
+    for conv in convs:
+        conv.noise_strength.data.fill_(1.0)  # 0 in a fresh network
+    drawn = generator.draw(2, torch.Generator().manual_seed(0))
+    image = generator.synthesise(drawn)
+    for i in range(len(convs)):
+        other = generator.synthesise(drawn | {f"noise{i}": -drawn[f"noise{i}"]})
+        assert (other - image).abs().max() > 1e-3, i
+    stored = {f"noise{i}": conv.noise_const.expand_as(drawn[f"noise{i}"]) for i, conv in enumerate(convs)}
+    torch.testing.assert_close(generator.synthesise(drawn | stored), generator(drawn["z"]))
 
 
 def test_mixing_takes_the_later_styles_of_the_other_latent(small_model: StyleGan2Config) -> None:

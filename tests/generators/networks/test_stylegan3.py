@@ -97,7 +97,7 @@ def test_layer_equals_modulated_kernels() -> None:
     layer = model.generator.synthesis.layers[5]
     assert isinstance(layer, FilteredConv)
     layer.magnitude.fill_(0.7)
-    x = torch.randn(3, 12, layer.way.size_in - 2 + sum(layer.way.crop), 1, dtype=torch.float64)
+    x = torch.randn(3, 12, layer.resampling.size_in - 2 + sum(layer.resampling.crop), 1, dtype=torch.float64)
     x = x * torch.randn(1, 1, 1, x.shape[2], dtype=torch.float64)
     w = torch.randn(3, 16, dtype=torch.float64)
     found: list[Tensor] = []
@@ -107,7 +107,7 @@ def test_layer_equals_modulated_kernels() -> None:
         kernel = kernel * (kernel.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt() / 0.7**0.5
         found.append(F.conv2d(sample[None], kernel, padding=2) + layer.bias[:, None, None])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.generators.networks.stylegan3.filtered_lrelu", lambda x, way, clamp: x)
+        patch.setattr("understudy.generators.networks.stylegan3.filtered_lrelu", lambda x, resampling, clamp: x)
         torch.testing.assert_close(layer(x, w, torch.float64), torch.cat(found), rtol=1e-7, atol=1e-7)
 
 

@@ -31,11 +31,11 @@ def case(number: int, gain: float = 1.5) -> Resampling:
 @pytest.mark.parametrize("number", range(len(CASES)))
 @pytest.mark.parametrize("clamp", [0.4, 100.0])
 def test_equals_the_definition(number: int, clamp: float) -> None:
-    way = case(number)
+    resampling = case(number)
     rng = torch.Generator().manual_seed(number)
     x = torch.randn(2, 3, CASES[number][0], CASES[number][0], dtype=torch.float64, generator=rng)
     x.requires_grad_()
-    ours, theirs = filtered_lrelu(x, way, clamp), plain_filtered_lrelu(x, way, clamp)
+    ours, theirs = filtered_lrelu(x, resampling, clamp), plain_filtered_lrelu(x, resampling, clamp)
     torch.testing.assert_close(ours, theirs)
     direction = torch.randn(ours.shape, dtype=torch.float64, generator=rng)
     gradients = [torch.autograd.grad((y * direction).sum(), x)[0] for y in (ours, theirs)]
@@ -45,31 +45,31 @@ def test_equals_the_definition(number: int, clamp: float) -> None:
 @pytest.mark.parametrize("number", [0, 3, 4])
 @pytest.mark.parametrize("clamp", [0.2, None])
 def test_first_and_second_derivatives(number: int, clamp: float | None) -> None:
-    way = case(number)
+    resampling = case(number)
     x = torch.randn(1, 2, *[CASES[number][0]] * 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     x.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: filtered_lrelu(x, way, clamp), x, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: filtered_lrelu(x, resampling, clamp), x, fast_mode=True)
     # Linear in the gradient that comes in, and piecewise linear in x.
-    assert torch.autograd.gradgradcheck(lambda x: filtered_lrelu(x, way, clamp), x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: filtered_lrelu(x, resampling, clamp), x, fast_mode=True)
 
 
 def test_second_derivative_equals_the_definition() -> None:
-    way = case(2)
+    resampling = case(2)
     rng = torch.Generator().manual_seed(5)
     x = torch.randn(1, 2, 14, 14, dtype=torch.float64, generator=rng).requires_grad_()
     direction = torch.randn(1, 2, 10, 10, dtype=torch.float64, generator=rng).requires_grad_()
     found = []
-    for y in (filtered_lrelu(x, way, 0.5), plain_filtered_lrelu(x, way, 0.5)):
+    for y in (filtered_lrelu(x, resampling, 0.5), plain_filtered_lrelu(x, resampling, 0.5)):
         (gradient,) = torch.autograd.grad(y, x, direction, create_graph=True)
         found.append(torch.autograd.grad(gradient.square().sum(), direction)[0])
     torch.testing.assert_close(*found)
 
 
 def test_a_limit_out_of_reach_changes_nothing() -> None:
-    way = case(0)
+    resampling = case(0)
     x = torch.randn(2, 3, 11, 11, generator=torch.Generator().manual_seed(0))
-    largest = float(x.abs().max()) * way.gain
-    assert torch.equal(filtered_lrelu(x, way, largest * 1.01), filtered_lrelu(x, way, None))
+    largest = float(x.abs().max()) * resampling.gain
+    assert torch.equal(filtered_lrelu(x, resampling, largest * 1.01), filtered_lrelu(x, resampling, None))
 
 
 def test_rates_must_fit() -> None:

@@ -11,11 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
+from understudy.study.config.networks import kinds_meant
 from understudy.study.config.schema import Study, load_study, preset, preset_text, presets
 from understudy.study.config.yaml import fields_at, merged, parse_yaml
 
 SEGMENTERS = st.fixed_dictionaries({"training": st.fixed_dictionaries({"lr": st.floats(1e-6, 1)})})
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
+# those that look like a misspelt kind ("swn") are refused, see below
+GENERATOR_NAMES = NAMES.filter(lambda name: not kinds_meant(name, "generators"))
+SEGMENTER_NAMES = NAMES.filter(lambda name: not kinds_meant(name, "segmenters"))
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -32,7 +36,9 @@ def message(path: Path) -> str:
 
 @st.composite
 def studies(draw: st.DrawFn) -> dict[str, Any]:
-    generators = draw(st.dictionaries(NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3))
+    generators = draw(
+        st.dictionaries(GENERATOR_NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3)
+    )
     trainings = ["real", "synthetic", "both"] if generators else ["real"]
     return {
         "name": draw(NAMES),
@@ -40,7 +46,7 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
         "phantom": {"patients": draw(st.integers(1, 50)), "sites": draw(st.integers(1, 5))},
         "slices": {"resolution": draw(st.sampled_from([32, 64, 128])), "rule_fraction": draw(st.floats(0, 0.9))},
         "generators": generators,
-        "segmenters": draw(st.dictionaries(NAMES, SEGMENTERS, min_size=1, max_size=2)),
+        "segmenters": draw(st.dictionaries(SEGMENTER_NAMES, SEGMENTERS, min_size=1, max_size=2)),
         "trainings": draw(st.lists(st.sampled_from(trainings), min_size=1, unique=True)),
         "augmentation": draw(st.lists(st.booleans(), min_size=1, unique=True)),
         "repeats": draw(st.integers(1, 20)),

@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from understudy.generators import registry as models
-from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.unet import UNetConfig
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import estimate
-from understudy.study.engine.estimate import estimated, generator_cost, segmenter_cost, training_operations
+from understudy.study.engine.estimate import estimated, segmenter_cost
 from understudy.study.engine.machine import Calibration, calibrate
 from understudy.study.engine.plan import make_plan
 from understudy.study.registry import STAGES
@@ -106,57 +101,3 @@ def test_the_estimates_of_quickstart_are_what_its_jobs_took() -> None:
 
 def test_the_calibration_is_a_speed() -> None:
     assert calibrate("cpu", seconds=0.01) > 1e8
-
-
-SMALL = {
-    "progan": {"fmap_base": 128, "fmap_max": 16},
-    "stylegan1": {"fmap_base": 128, "fmap_max": 16, "z_dim": 8, "w_dim": 8, "mapping_width": 8},
-    "stylegan2": {"channel_base": 256, "channel_max": 16, "z_dim": 8, "w_dim": 8},
-    "stylegan3": {"channel_base": 256, "channel_max": 16, "z_dim": 8, "w_dim": 8},
-    "diffusion": {"model_channels": 8, "num_res_blocks": 1, "channel_mult": [1, 2], "num_heads": 2},
-}
-
-
-@pytest.mark.parametrize("kind", models.KINDS)
-def test_operations_are_those_of_a_real_pass(kind: str) -> None:
-    config = models.model_config({"kind": kind, "resolution": 16, "channels": 3, **SMALL[kind]})
-    network = models.build(config)
-    inputs = [torch.zeros(4, 3, 16, 16), torch.zeros(4, dtype=torch.int64)]
-    if kind != "diffusion":
-        inputs = [network.generator.latents(0, 0, 4)]
-    # torch counts attention only where it is plain matrix products
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network.generator(*inputs)
-    cost = generator_cost(config)
-    assert cost.forward == counter.get_total_flops() // 4
-    assert (cost.scores > 0) == (kind != "diffusion")
-    assert cost.weights == sum(p.numel() for p in network.parameters())
-
-
-@pytest.mark.parametrize("kind", models.KINDS)
-def test_work_follows_the_images(kind: str) -> None:
-    config = models.model_config({"kind": kind, "resolution": 16, "channels": 3, **SMALL[kind]})
-    training = models.network_type(kind).training
-    grown = {"stabilise_kimg": 1, "fade_kimg": 1} if kind in ("progan", "stylegan1") else {}
-    some, more = (training_operations(config, training(kimg=k, **grown)) for k in (20, 40))
-    last = training_operations(config, training(kimg=60, **grown)) - more
-    assert 0 < some < more
-    assert more - some == pytest.approx(last)
-
-
-def test_a_growing_model_works_less_than_one_at_full_size() -> None:
-    config = models.model_config({"kind": "progan", "resolution": 64, "channels": 3, **SMALL["progan"]})
-    training = models.network_type("progan").training
-    growing, full = (
-        training_operations(config, training(kimg=100, stabilise_kimg=s, fade_kimg=s, start_resolution=8))
-        for s in (10, 0)
-    )
-    assert growing < full
-
-
-def test_a_sample_of_a_diffusion_model_costs_its_steps() -> None:
-    config = models.model_config({"kind": "diffusion", "resolution": 16, "channels": 3, **SMALL["diffusion"]})
-    once = generator_cost(config).forward
-    work = models.network_type("diffusion").sampling_operations
-    assert work(config, SamplerConfig(kind="ddim", steps=8), generator_cost) == 8 * once
-    assert work(config, SamplerConfig(kind="ancestral", steps=None), generator_cost) == 4000 * once

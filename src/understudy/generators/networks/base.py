@@ -92,7 +92,13 @@ class LatentGenerator(nn.Module):
 
 
 class Gan(nn.Module):
-    """Generator and discriminator of one configuration."""
+    """Generator and discriminator of one configuration, a `NetworkConfig` with a field `kind: Literal["its name"]`
+    (as its `TrainingConfig` has), by which a study file finds it.
+
+    The discriminator is called as `discriminator(image, dtype=..., batches=...)`, in models that grow with `level=...`
+    too, and returns logits [N, 1], larger for real. image: [N, C, A, A], as from `synthesise`. dtype: of the factors of
+    the products. batches: minibatches that the images consist of, which statistics of a minibatch must not mix.
+    """
 
     def __init__(self, config: Any, generator: LatentGenerator, discriminator: nn.Module) -> None:
         super().__init__()

@@ -177,16 +177,14 @@ class FourierInput(nn.Module):
         return pointwise(waves, self.weight * (1 / math.sqrt(len(self.weight))))
 
 
-class FilteredConv(nn.Module):
+class FilteredConv(ModulatedConv):
     """Modulated convolution and filtered leaky ReLU, [N, C, size, size] of one band -> the same of the next."""
 
     magnitude: Tensor
 
     def __init__(self, before: Band, after: Band, critical: bool, config: StyleGan3Config) -> None:
-        super().__init__()
         kernel = config.conv_kernel
-        self.affine = Dense(config.w_dim, before.channels, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(after.channels, before.channels, kernel, kernel))
+        super().__init__(before.channels, after.channels, kernel, config.w_dim)
         self.bias = nn.Parameter(torch.zeros(after.channels))
         self.register_buffer("magnitude", torch.ones([]))  # mean square of the input
         self.clamp = config.conv_clamp
@@ -196,7 +194,7 @@ class FilteredConv(nn.Module):
         radial = config.use_radial_filters and not critical
         self.down_filter = lowpass(TAPS * down, after.cutoff, after.half_width, rate, radial)
         size = before.size + kernel - 1
-        self.way = Resampling(self.up_filter, self.down_filter, up, down, size, after.size, GAIN)
+        self.resampling = Resampling(self.up_filter, self.down_filter, up, down, size, after.size, GAIN)
 
     def forward(self, x: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
         """dtype: of the factors of the convolution."""
@@ -211,7 +209,7 @@ class FilteredConv(nn.Module):
             # the weights takes up to 20 times as long on a CPU in bfloat16, twice as long in float32.
             x = F.conv2d(F.pad(x, (1, 1, 1, 1)), weight, padding=1)
         x = torch.addcmul(self.bias.to(held)[:, None, None], x.to(held), scale.to(held))
-        return filtered_lrelu(x, self.way, self.clamp)
+        return filtered_lrelu(x, self.resampling, self.clamp)
 
 
 class ToImage(nn.Module):

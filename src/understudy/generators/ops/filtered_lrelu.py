@@ -50,34 +50,34 @@ def lowpass(taps: int, cutoff: float, half_width: float, rate: float, radial: bo
     return filtered / filtered.sum()
 
 
-def filtered_lrelu(x: Tensor, way: Resampling, clamp: float | None = None) -> Tensor:
+def filtered_lrelu(x: Tensor, resampling: Resampling, clamp: float | None = None) -> Tensor:
     """Up, leaky ReLU, clamp (between the filters), down: [N, C, size_in, size_in] -> [N, C, size_out, size_out].
 
-    The leaky ReLU's gain sqrt(2) belongs into `way`. Twice differentiable at about the cost of a forward pass each.
+    The leaky ReLU's gain sqrt(2) belongs into `resampling`. Twice differentiable at about a forward pass each.
     """
     if not fused_on(x):
-        return plain_filtered_lrelu(x, way, clamp)
-    if any(way.crop):
-        before, after = way.crop
+        return plain_filtered_lrelu(x, resampling, clamp)
+    if any(resampling.crop):
+        before, after = resampling.crop
         x = x[:, :, before : x.shape[2] - after, before : x.shape[3] - after]
     x = x.contiguous(memory_format=torch.channels_last)
     # A limit that nothing can reach costs two passes over the planes; asking a GPU would cost more.
     if clamp is not None and x.device.type == "cpu":
         low, high = torch.aminmax(x.detach())
-        if max(-float(low), float(high)) * way.gain < clamp:
+        if max(-float(low), float(high)) * resampling.gain < clamp:
             clamp = None
-    filtered: Tensor = _Filtered.apply(x, way, clamp)  # type: ignore[no-untyped-call]
+    filtered: Tensor = _Filtered.apply(x, resampling, clamp)  # type: ignore[no-untyped-call]
     return filtered
 
 
-def plain_filtered_lrelu(x: Tensor, way: Resampling, clamp: float | None = None) -> Tensor:
+def plain_filtered_lrelu(x: Tensor, resampling: Resampling, clamp: float | None = None) -> Tensor:
     """The reference of `filtered_lrelu`: zeros inserted, filtered, leaky ReLU, clamped, filtered, decimated."""
     n, c, h, w = x.shape
-    up, down = way.up, way.down
-    rise, fall = (torch.from_numpy(taps).to(x).flip(0, 1) for taps in (way.rise_taps, way.fall_taps))
+    up, down = resampling.up, resampling.down
+    rise, fall = (torch.from_numpy(taps).to(x).flip(0, 1) for taps in (resampling.rise_taps, resampling.fall_taps))
     wide = x.new_zeros(n, c, h, up, w, up)
     wide[:, :, :, 0, :, 0] = x
-    total = (way.size_out - 1) * down + 1 - h * up + len(rise) + len(fall) - 2
+    total = (resampling.size_out - 1) * down + 1 - h * up + len(rise) + len(fall) - 2
     before = (total + up) // 2
     y = F.pad(wide.reshape(n, c, h * up, w * up), [before, total - before] * 2)
     y = F.leaky_relu(F.conv2d(y, rise.expand(c, 1, *rise.shape), groups=c), SLOPE)
@@ -200,12 +200,12 @@ class _Filtered(torch.autograd.Function):
     """x -> output. With `planes`, the results of an earlier call, its derivative in the direction x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, way: Resampling, clamp: float | None, *planes: Tensor) -> Tensor:
-        ctx.way, ctx.clamp, kept = way, clamp, list(planes)
+    def forward(ctx: Any, x: Tensor, resampling: Resampling, clamp: float | None, *planes: Tensor) -> Tensor:
+        ctx.resampling, ctx.clamp, kept = resampling, clamp, list(planes)
 
         def contributions() -> Iterator[Tensor]:
-            for index, (a, b) in enumerate(way.planes):
-                plane = way.rise(x, a, b)
+            for index, (a, b) in enumerate(resampling.planes):
+                plane = resampling.rise(x, a, b)
                 if planes:
                     plane = _mask(plane, planes[index], clamp)
                 else:
@@ -213,7 +213,7 @@ class _Filtered(torch.autograd.Function):
                     plane = plane if clamp is None else F.hardtanh(plane, -clamp, clamp, inplace=True)
                     if ctx.needs_input_grad[0]:
                         kept.append(plane)
-                yield way.fall(plane, a, b)
+                yield resampling.fall(plane, a, b)
 
         total = _sum(contributions())
         ctx.save_for_backward(*kept)
@@ -222,7 +222,7 @@ class _Filtered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         planes = ctx.saved_tensors
-        x: Tensor = _Transposed.apply(grads[0], ctx.way, ctx.clamp, *planes)  # type: ignore[no-untyped-call]
+        x: Tensor = _Transposed.apply(grads[0], ctx.resampling, ctx.clamp, *planes)  # type: ignore[no-untyped-call]
         return (x, *[None] * (len(ctx.needs_input_grad) - 1))
 
 
@@ -230,18 +230,18 @@ class _Transposed(torch.autograd.Function):
     """Gradient of the output -> gradient of x: the transpose of `_Filtered` with `planes`."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, way: Resampling, clamp: float | None, *planes: Tensor) -> Tensor:
-        ctx.way, ctx.clamp = way, clamp
+    def forward(ctx: Any, gradient: Tensor, resampling: Resampling, clamp: float | None, *planes: Tensor) -> Tensor:
+        ctx.resampling, ctx.clamp = resampling, clamp
         ctx.save_for_backward(*planes)
         # the gradient of an expanded sum has no memory format of its own
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         return _sum(
-            way.rise_transposed(_mask(way.fall_transposed(gradient, a, b), plane, clamp), a, b)
-            for (a, b), plane in zip(way.planes, planes, strict=True)
+            resampling.rise_transposed(_mask(resampling.fall_transposed(gradient, a, b), plane, clamp), a, b)
+            for (a, b), plane in zip(resampling.planes, planes, strict=True)
         )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         planes = ctx.saved_tensors
-        x: Tensor = _Filtered.apply(grads[0], ctx.way, ctx.clamp, *planes)  # type: ignore[no-untyped-call]
+        x: Tensor = _Filtered.apply(grads[0], ctx.resampling, ctx.clamp, *planes)  # type: ignore[no-untyped-call]
         return (x, *[None] * (2 + len(planes)))

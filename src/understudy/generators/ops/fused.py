@@ -5,7 +5,7 @@ number. Each node is one layer: its forward pass works in place, its backward pa
 clamp from the output, and consists of differentiable operations on the inputs (R1, path length). The gain sqrt(2) of
 the leaky ReLU is folded into what comes before it: the leaky ReLU is positively homogeneous.
 
-`plain_*` is the reference of each function: the tests compare them, and it runs where the nodes are not tested.
+`plain_*` is the reference of each function: the tests compare them, and it runs on other devices, see `fused_on`.
 """
 
 import math
@@ -55,7 +55,8 @@ def _weights_wanted() -> bool:
 
 
 def fused_on(x: Tensor) -> bool:
-    """Whether the nodes run here: on devices where they are tested, and not inside `torch.compile`, which fuses."""
+    """Whether the nodes run here, and not their references: on a CPU, where the tests compare the two; on CUDA, where
+    no test of ours runs yet; not inside `torch.compile`, which fuses."""
     return x.device.type in ("cpu", "cuda", "meta") and not torch.compiler.is_compiling()
 
 

@@ -12,9 +12,6 @@ from understudy.generators.networks.progressive import LevelSchedule
 from understudy.generators.training.ada import AugmentConfig
 from understudy.io.settings import Count, Positive, Settings
 
-UNTRACED = frozenset({"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"})
-"""Fields that say what else is written, and how often: the result does not depend on them."""
-
 
 class TrainingConfig(Settings, frozen=True):
     """What the trainings of all generators have in common."""

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators.folder import CONFIG, is_finished, snapshot_folder
+from understudy.generators.folder import CONFIG, UNTRACED, is_finished, snapshot_folder
 from understudy.generators.joint import annotation_channels
 from understudy.generators.registry import network_type
-from understudy.generators.training.config import UNTRACED, TrainingConfig
+from understudy.generators.training.config import TrainingConfig
 from understudy.generators.training.distributed import ProcessGroup, check_devices, launch, started
 from understudy.generators.training.monitor import Monitor
 from understudy.generators.training.state import TrainingState

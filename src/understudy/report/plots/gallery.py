@@ -1,7 +1,5 @@
 """The pictures of slices: real beside synthetic ones at random, what is in their annotations, and sheets of tiles."""
 
-from __future__ import annotations
-
 import base64
 import io
 import textwrap

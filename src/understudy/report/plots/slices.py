@@ -1,7 +1,5 @@
 """Pictures of slices: upright, windowed, sharply enlarged, with the annotation drawn in colours all eyes can tell."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The look of all plots, and a plot as a panel: SVG for the page, SVG and PNG for the folder of figures."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -3,8 +3,6 @@
 One cell that cannot be read is empty (Table 9, Swin, StyleGAN 2 alone without augmentation, ET).
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib import resources
 

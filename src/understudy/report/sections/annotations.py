@@ -3,8 +3,6 @@
 Everything is drawn from numbers of many patients together; no slice is shown.
 """
 
-from __future__ import annotations
-
 import textwrap
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Copies of patients: verdicts, controls and histograms of each generator's audit. No training pixel, no patient."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Do the metrics of image quality predict Dice? Over the study's generators and their snapshots."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Sequence

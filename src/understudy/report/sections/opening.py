@@ -1,7 +1,5 @@
 """The first screen: the answer, alarms, the verdict on each generator, and what was studied."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Sequence

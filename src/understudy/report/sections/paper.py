@@ -1,7 +1,5 @@
 """The paper's Tables 1 to 9 (Akbar et al.) from a study, with the published values and the difference beside ours."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

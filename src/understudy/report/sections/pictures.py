@@ -1,7 +1,5 @@
 """Pictures of slices: real beside synthetic ones, and segmentations of test patients (the paper's Figures 1, 4, 5)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Every metric in quality.json is shown; `quality.metrics.METRICS` gives it a name, digits and a direction.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

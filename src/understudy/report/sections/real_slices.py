@@ -1,7 +1,5 @@
 """How many real slices does it take? Ratio studies, parts of the real patients, fine-tuning on a few of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Results patient by patient, and all scores as tables, with the numbers behind them as frames."""
 
-from __future__ import annotations
-
 import textwrap
 from itertools import product
 

@@ -1,7 +1,5 @@
 """What was run on what: problems, failed jobs, cost, jobs with their times, provenance."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

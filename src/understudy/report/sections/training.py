@@ -1,7 +1,5 @@
 """How generators and segmentation networks were trained: curves, faults, training sets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

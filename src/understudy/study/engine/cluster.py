@@ -5,8 +5,6 @@ Below OUT/cluster lie `jobs.json` (what is left of the plan, and the resources o
 everywhere: only jobs that are not done are given to Snakemake, and its own memory (`.snakemake`) decides nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import math

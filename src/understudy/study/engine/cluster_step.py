@@ -12,8 +12,6 @@ is Snakemake in a process that gets SIGNAL when the process PARENT is gone: on S
 and leaves; on SIGKILL the jobs that it has started on this machine see that it is gone and leave by themselves.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -8,8 +8,6 @@ Counts of the presets' networks are in `costs.json` beside this file, others in 
 a preset or recipe run `python -m understudy.study.engine.estimate`, which writes `costs.json` again.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -40,7 +38,7 @@ COSTS = Path(__file__).with_name("costs.json")
 REACHED = {"generator": 0.95, "sample": 0.5, "segmenter": 0.9, "evaluate": 1.0}
 # Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
 # network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many
-# seconds a step more than its operations take, 0.03 for StyleGAN 2 and the U-Net, 0.09 for the others.
+# seconds a step more than its operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
 HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} | {"unet": 5.7e9, "swin": 1.5e10}
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
@@ -201,7 +199,7 @@ class Estimate:
         training, heldout, made = self.compared()
         queries = made + heldout + 15 * config.copies
         transforms, channels = len(TRANSFORMS[config.transforms]), self.facts.channels
-        # every view is a product of its own; the prefilter, which saves most of it at 256 pixels, is left out
+        # every view is counted as a product of its own, though views of the same pixels share theirs
         views = (2 + 1 + 1 + channels / 2) if config.more_views else 2
         products = 2.0 * training * queries * transforms * self.resolution**2 * channels * views
         return 6 + products / (self.machine.speed * SEARCHED), made * 60.0 + 2e6

@@ -1,7 +1,5 @@
 """Why a job failed: a few classes that are answered in different ways, and what is recorded and told."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import multiprocessing

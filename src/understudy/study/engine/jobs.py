@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 import understudy
 from understudy.errors import UnderstudyError
+from understudy.generators.folder import UNTRACED
 from understudy.io.files import held_lock, read_json, sha256_json, writing
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
@@ -99,8 +100,8 @@ def pages_version() -> int:
 def training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """A training with its seed, and apart from it how often something is written, which does not change its result."""
     spec = {**training.model_dump(mode="json"), "seed": seed}
-    intervals = {"checkpoint_seconds", "checkpoints_kept", "snapshot_kimg", "tensorboard"}
-    return spec, {name: spec.pop(name) for name in sorted(intervals & spec.keys())}
+    apart = UNTRACED - {"keep_weights_kimg"}  # other jobs sample the weights that are kept
+    return spec, {name: spec.pop(name) for name in sorted(apart & spec.keys())}
 
 
 def plain_name(name: str) -> str:

@@ -1,7 +1,5 @@
 """What a plan says before anything runs: jobs, cost, who is in which part, what a change redoes, what may go wrong."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Runs a study on this machine: its jobs one after the other, or several at once (`pool`), each after its inputs."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import shutil

@@ -1,7 +1,5 @@
 """The few questions that are asked of SLURM beside Snakemake: what is left in the queue, and to queue a job again."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

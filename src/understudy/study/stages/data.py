@@ -142,7 +142,7 @@ def held_out_slices(volumes: VolumeSet, path: Path) -> SliceSet | None:
         return None
     resolution = volumes.read(subjects[0]).images.shape[-1]
     shutil.rmtree(path.with_name(path.name + ".partial"), ignore_errors=True)  # of an interrupted run
-    writer = SliceWriter(path, volumes.channels, volumes.classes, resolution)
+    writer = SliceWriter(path, volumes.channels, volumes.classes, resolution, replace=True)
     for subject in subjects:
         volume = volumes.read(subject)
         z = np.flatnonzero(volume.kept)
