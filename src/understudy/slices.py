@@ -38,6 +38,7 @@ SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed wri
 FORMAT = "understudy-slices-1"
 READ = 64  # slices that are read at a time: 21 MB of 256 x 256 pixels with four channels
 CACHE_BYTES = 1 << 30
+_NAMES = {"id", "subject", "split"}  # columns of an index in which no entry may be missing
 _OWN = ("images", "labels", "index", "zarr", "parts", "identity")  # how names in the folder of a set begin
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Rows = NDArray[np.int64] | Sequence[int] | slice
@@ -318,7 +319,14 @@ class SliceSet:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a slice, in the order of the arrays."""
-        return read_table(self.folder / "index.parquet")
+        index = read_table(self.folder / "index.parquet")
+        for name in _NAMES.intersection(index):
+            kind = pd.api.types.infer_dtype(index[name], skipna=False)
+            if kind not in ("string", "integer", "categorical") or index[name].isna().any():
+                raise SLICES.damaged(
+                    self.folder, ValueError(f"the column {name} of its index has entries without a name")
+                )
+        return index
 
     @cached_property
     def content_hash(self) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, sha256_json, write_json
+from understudy.io.files import atomic_path, reading, sha256_json, write_json
+from understudy.io.foreign import NUMPY
 from understudy.quality.extractors import Extractor, Features, LabelledExtractor
 from understudy.quality.radiomics import RadiomicExtractor
 from understudy.runtime.progress import track
@@ -119,7 +120,8 @@ def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
                 raise
         for part in entry.glob("block-*.npy"):
             part.unlink(missing_ok=True)
-    found: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+    with reading(path, NUMPY):
+        found: Features = np.load(path, mmap_mode="r", allow_pickle=False)
     if found.shape != (count, dimension):
         raise UnderstudyError("the kept features do not fit the set", where=path, fix="delete the folder")
     return found
