@@ -1,7 +1,9 @@
 """Mutated files of every other format that Understudy reads, for `fuzz_inputs.py`: arrays, sets, models, tables, ...
 
 A format is made once a process and copied for each case. Its file is changed as bytes, as JSON or as a table, and then
-used as the commands use it.
+used as the commands use it. By itself it imports hostile checkpoints, the last of them changed:
+
+    python benchmarks/fuzz_formats.py 200
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import functools
 import io
 import json
-import pickle
+import resource
 import shutil
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -411,14 +414,20 @@ def use_shards(root: Path) -> str:
 
 
 @functools.cache
-def checkpoints() -> list[bytes]:
-    """Genuine files, and hostile ones: calls in every place, odd operations, claims, and fillers of the memory."""
+def hostile() -> list[bytes]:
+    """Calls in every place, odd operations, and fillers of the memory."""
     import test_pickles as tests
-    import torch
 
-    hostile = [place(call) for place in tests.PLACES for call in tests.CALLS.values()]
-    hostile += [*tests.CRAFTED.values(), *tests.fillers().values()]
-    return [*tests.GENUINE, *hostile, pickle.dumps(torch.zeros(2), 2)]
+    calls = [place(call) for place in tests.PLACES for call in tests.CALLS.values()]
+    return [*calls, *tests.CRAFTED.values(), *tests.fillers().values()]
+
+
+@functools.cache
+def checkpoints() -> list[bytes]:
+    """Genuine files and hostile ones."""
+    import test_pickles as tests
+
+    return [*tests.GENUINE, *hostile()]
 
 
 def make_checkpoints(root: Path) -> None:
@@ -426,7 +435,7 @@ def make_checkpoints(root: Path) -> None:
 
 
 def change_checkpoint(root: Path, rng: Rng) -> None:
-    """The first cases are the files as they are; then they are changed."""
+    """One of ten as it is, the others changed."""
     held = checkpoints()
     content = held[int(rng.integers(len(held)))]
     (root / "file.pkl").write_bytes(content if rng.random() < 0.1 else mutated_bytes(content, rng))
@@ -499,3 +508,27 @@ def run_format(kind: str, root: Path, rng: Rng) -> str:
 
 
 sys.addaudithook(_audit)
+
+
+def main(count: int) -> None:
+    """Imports so many hostile checkpoints, and counts."""
+    rng, start, counts = np.random.default_rng(0), 0.0, Counter[str]()
+    for number in range(count + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            content = hostile()[number % len(hostile())]
+            whole = 1 <= number < len(hostile())  # the first one of all loads what is imported only once
+            (Path(folder) / "file.pkl").write_bytes(content if whole else mutated_bytes(content, rng))
+            try:
+                outcome = use_checkpoints(Path(folder))
+            except AssertionError as error:
+                outcome = f"executed: {error}"
+            except Exception as error:
+                outcome = f"traceback: {type(error).__name__}: {error}"[:200]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        start = start or peak
+        counts[outcome] += number > 0
+    print(f"{count} hostile checkpoints: {dict(counts)}; at most {peak - start:.2f} GB more than before")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
