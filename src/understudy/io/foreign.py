@@ -92,6 +92,10 @@ CHECKPOINT = Kind(
     "the file is damaged or not a checkpoint", "download it again and compare its size or checksum with the source",
     most=64 * GB, times=16, least=32 * MB, items=2_000_000,
 )  # fmt: skip
+TEXT = Kind("the table or list cannot be read", "save it as UTF-8 text, a line an entry, columns separated by tabs")
+PARTICIPANT_TABLE = Kind(
+    "the table of participants cannot be read", "save it as tab-separated UTF-8 text, or set `participants: null`"
+)
 TAR = Kind("the tar file cannot be read", "use an intact copy", most=256 * MB)  # of one member
 MATLAB = Kind("not a readable MATLAB file", "give the authors' .mat file, or save the vector with save('-v7')")
 

@@ -147,11 +147,11 @@ def raw_row(
 def read_scores(path: Path) -> pd.DataFrame:
     """A file of raw results; an UnderstudyError where it is damaged, or lacks a column that scores are made of."""
     usual = raw_row("", WHOLE, False, Counts(0, 0, 0), UNDEFINED, 0.0)
-    del usual["region"]  # came later
-    rows = read_table(path, "subject", *usual)
-    for name, value in usual.items():
-        if not isinstance(value, str) and rows[name].dtype.kind not in "iufb":
-            raise PARQUET.damaged(path, ValueError(f"the column {name} holds no numbers"))
+    later = ("region", "truth_voxels", "predicted_voxels")
+    numbers = [name for name, value in usual.items() if not isinstance(value, str) and name not in later]
+    rows = read_table(path, "subject", "class_name", "scope", *numbers)
+    if wrong := [name for name in numbers if rows[name].dtype.kind not in "iufb"]:
+        raise PARQUET.damaged(path, ValueError(f"no numbers in {', '.join(wrong)}"))
     return rows
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import plain, read_json, write_text
+from understudy.io.files import plain, read_json, reading, write_text
+from understudy.io.foreign import TEXT
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
 from understudy.metrics.bootstrap import holm
 from understudy.metrics.overlap import apply_policy
@@ -120,10 +121,8 @@ def _agreement(table: pd.DataFrame) -> pd.Series:
 
 def _from_csv(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row a snapshot that was tested, and its Dice by patient; the same of the functions below."""
-    try:
+    with reading(path, TEXT):
         frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UnderstudyError(f"the table cannot be read ({error})", where=path, fix="give a CSV file") from error
     if "dice" not in frame or "snapshot" not in frame:
         fix = "name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics"
         raise UnderstudyError("the table has no column `snapshot` or no column `dice`", where=path, fix=fix)
