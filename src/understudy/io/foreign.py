@@ -71,7 +71,7 @@ class Kind:
 # Below that, a file may take what an honest one of its size can take, and no more.
 NIFTI = Kind("truncated or damaged file", times=8 * DEFLATE)  # 8: scaled voxels are doubles
 NUMPY = Kind("the array cannot be read", times=DEFLATE, least=MB, words=_numpy_words)
-PNG = Kind("the image cannot be read", most=256 * MB, times=DEFLATE, least=MB, words=_image_words)
+PNG = Kind("the image cannot be read", most=64 * MB, times=DEFLATE, least=MB, words=_image_words)
 # run lengths shrink without a limit; 8 bytes a cell: 130 million cells, such as 3 million rows of scores
 PARQUET = Kind("the table cannot be read", _AGAIN, most=GB)
 # an empty shard takes nothing: the rows are compared with the table's; items: slices
