@@ -86,7 +86,7 @@ DESCRIPTIONS = Kind(
     "the description of the images cannot be used", "restore it, or delete it: `understudy read --help`"
 )
 # a value takes PyYAML a tenth of a millisecond, and an alias repeats all that it stands for
-YAML = Kind("not a valid YAML file", "give a text file of `name: value` lines", most=MB, items=100_000, depth=40)
+YAML = Kind("not a valid YAML file", "give a UTF-8 text file of `name: value` lines", most=MB, items=100_000, depth=40)
 # decoded values, their views as single precision, and the networks that are filled with them; items: operations
 CHECKPOINT = Kind(
     "the file is damaged or not a checkpoint", "download it again and compare its size or checksum with the source",
