@@ -1,6 +1,9 @@
-"""Mutated NIfTI files, study files and folders: no traceback, no hang, no memory, and `check` agrees with `prepare`.
+"""Mutated files of every format (see `fuzz_formats.py`), study files and folders: no traceback, no hang, no memory.
 
-    python benchmarks/fuzz_inputs.py --nifti 3000 --studies 1000 --folders 500 --images 500 --workers 2
+`check` must agree with `prepare`.
+
+    python benchmarks/fuzz_inputs.py --each 1540 --workers 2     # 20,000 cases over the 13 kinds
+    python benchmarks/fuzz_inputs.py --each 0 --sets 500         # of one kind
 
 Every case is made from its number alone; `--only nifti:17` repeats one and keeps its folder. Prints a table and the
 cases that failed. A short run is part of the tests (tests/study/test_fuzz.py).
@@ -29,8 +32,9 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "cohort"))
 from faulty_cohorts import write_cohort
+from fuzz_formats import FORMATS, mutated_bytes, mutated_study, run_format
 
-SECONDS, GIGABYTES = 20.0, 4.0  # more is a failure
+SECONDS, GIGABYTES = 20.0, 2.0  # more is a failure
 STUDY = """name: s
 seed: 1
 cohort:
@@ -49,14 +53,6 @@ trainings: [real, synthetic]
 repeats: 1
 """
 NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 256, 32767, -32768, 1e-30, 1e30, -1e30, float("nan"), float("inf"), 0.5, 1e-3)
-WORDS = (
-    *("null", "[]", "{}", "-1", "0", "1", "1e309", ".nan", ".inf", str(2**63), "true", "a", "''", "2020-01-01", "*a"),
-    *("&a [*a]", "!!python/object:os.system x", "{a: {b: {c: {d: 1}}}}", "[1, [2, [3]]]", "é", "\t", "|", ": :", "???"),
-    *("1:2:3", "0x10", "0o7", "1_000", "<<", "65536", "0.5", "[a, a]", "{1: 2, 1: 3}", "%YAML 1.2", "\x00", "🙂"),
-    *("x" * 999, "2", "8", "4096", "[1]", "axial", "max", "FLAIR", "lesion", "{flair: a}", "'{patient}'", "**/*"),
-    *("~", "-.inf", "9" * 5000, "2020-13-01", "!!binary aa", "!!set {a}", "? x", "\x07", "\u2028", "'\\ud800'"),
-    *('"\\ud800"', "../..", "/", "stylegan2", "[real]", "quick"),
-)  # fmt: skip
 # offset, type and count of the fields of a NIfTI-1 header
 FIELDS = (
     *((0, "<i4", 1), (40, "<i2", 8), (70, "<i2", 1), (72, "<i2", 1), (76, "<f4", 8), (108, "<f4", 1), (112, "<f4", 1)),
@@ -77,27 +73,6 @@ def write_images(root: Path) -> None:
             Image.fromarray(pixels).save(root / "png" / f"p{k % 3}_z{k:03d}_{name}.png")
         (root / "npy").mkdir(exist_ok=True)
         np.save(root / "npy" / f"p{k % 3}_z{k:03d}.npy", np.random.default_rng(k).integers(0, 255, (16, 16), np.uint8))
-
-
-def mutated_bytes(content: bytes, rng: np.random.Generator) -> bytes:
-    """A few bytes changed, cut out, doubled or added."""
-    changed = bytearray(content)
-    for _ in range(int(rng.integers(1, 5))):
-        if not changed:
-            break
-        place, length = int(rng.integers(len(changed))), int(rng.integers(1, 64))
-        match int(rng.integers(5)):
-            case 0:
-                changed[place] ^= int(rng.integers(1, 256))
-            case 1:
-                del changed[place : place + length]
-            case 2:
-                changed[place:place] = changed[place : place + length]
-            case 3:
-                changed[place : place + length] = rng.bytes(length)
-            case 4:
-                del changed[place:]
-    return bytes(changed)
 
 
 def mutate_nifti(root: Path, rng: np.random.Generator) -> None:
@@ -127,34 +102,6 @@ def mutate_nifti(root: Path, rng: np.random.Generator) -> None:
 
 def mutate_study(root: Path, rng: np.random.Generator) -> None:
     (root / "study.yaml").write_bytes(mutated_study(STUDY, rng))
-
-
-def mutated_study(text: str, rng: np.random.Generator) -> bytes:
-    """Lines, values and characters of a study file changed."""
-    lines = text.splitlines()
-    for _ in range(int(rng.integers(1, 4))):
-        k, word = int(rng.integers(len(lines))), WORDS[int(rng.integers(len(WORDS)))]
-        match int(rng.integers(8)):
-            case 0:
-                del lines[k]
-            case 1:
-                lines.insert(k, lines[int(rng.integers(len(lines)))])
-            case 2:
-                lines[k] = " " * int(rng.integers(5)) + lines[k].lstrip()
-            case 3 | 4:
-                head, colon, _ = lines[k].partition(":")
-                lines[k] = head + colon + " " + word
-            case 5:
-                words = lines[k].split(" ")
-                words[int(rng.integers(len(words)))] = word
-                lines[k] = " ".join(words)
-            case 6:
-                lines[k] = mutated_bytes(lines[k].encode(), rng).decode("latin1")
-            case 7:
-                del lines[k + 1 :]
-        lines = lines or [""]
-    content = "\n".join(lines).encode("utf-8", "surrogatepass")
-    return mutated_bytes(content, rng) if rng.random() < 0.2 else content
 
 
 def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> None:
@@ -266,7 +213,9 @@ def read_and_opened(root: Path) -> str:
 
 def run_case(kind: str, number: int, root: Path) -> str:
     """Makes one case in an empty folder and runs it."""
-    rng = np.random.default_rng([number, sorted(KINDS).index(kind)])
+    rng = np.random.default_rng([number, ORDER.index(kind)])
+    if kind in FORMATS:
+        return run_format(kind, root, rng)
     if kind == "images":
         write_images(root)
         mutate_folder(root, rng, str(rng.choice(["png", "npy"])))
@@ -281,11 +230,14 @@ KINDS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "studies": mutate_study,
     "folders": mutate_folder,
     "images": mutate_folder,
+    **dict.fromkeys(FORMATS, mutate_folder),
 }
+ORDER = ["folders", "images", "nifti", "studies", *FORMATS]  # what the numbers of cases begin with
 
 
 def _child() -> None:
     """Runs the cases named on standard input, one a line, and answers with a line of JSON each."""
+    before = 0.0  # GB that the imports take, after the first case, which is not counted
     for line in sys.stdin:
         kind, number = line.split(":")
         root = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -295,7 +247,8 @@ def _child() -> None:
             outcome = "traceback: " + traceback.format_exc()[-1500:]
         shutil.rmtree(root, ignore_errors=True)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        sys.__stdout__.write(json.dumps([outcome, memory]) + "\n")  # type: ignore[union-attr]
+        before = before or memory
+        sys.__stdout__.write(json.dumps([outcome, memory - before]) + "\n")  # type: ignore[union-attr]
         sys.__stdout__.flush()  # type: ignore[union-attr]
 
 
@@ -312,9 +265,9 @@ def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> 
                 [sys.executable, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-            child.stdin.write("nifti:0\n")  # type: ignore[union-attr]  # imports, which are not counted
+            child.stdin.write("sets:0\nnifti:0\n")  # type: ignore[union-attr]  # imports, which are not counted
             child.stdin.flush()  # type: ignore[union-attr]
-            child.stdout.readline()  # type: ignore[union-attr]
+            child.stdout.readline(), child.stdout.readline()  # type: ignore[union-attr]
         start = time.perf_counter()
         timer = threading.Timer(3 * SECONDS, child.kill)
         timer.start()
@@ -335,7 +288,8 @@ def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind in KINDS:
-        parser.add_argument(f"--{kind}", type=int, default=100)
+        parser.add_argument(f"--{kind}", type=int)
+    parser.add_argument("--each", type=int, default=100, help="cases of every kind that is not named")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", help="one case, e.g. nifti:17; its folder is kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -350,7 +304,7 @@ def main() -> None:
         print(run_case(kind, int(number), root))
         return
     cases: Queue[str] = Queue()
-    share = {kind: getattr(given, kind) for kind in KINDS}
+    share = {kind: given.each if getattr(given, kind) is None else getattr(given, kind) for kind in KINDS}
     # kinds take turns in proportion, so that a run that is stopped (Ctrl-C) has seen something of each
     for _, case in sorted(((n + 0.5) / share[kind], f"{kind}:{n}") for kind in KINDS for n in range(share[kind])):
         cases.put(case)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -388,3 +390,39 @@ def test_the_last_split_is_kept() -> None:
     assert made.last_split == parts
     fresh = in_memory()
     assert [set(p.index["subject"]) for p in fresh.last_split] == [set(p.index["subject"]) for p in in_memory().split()]
+
+
+def _changed(set_path: Path, change: str) -> None:
+    """A set on disk with one thing wrong."""
+    meta = json.loads((set_path / "zarr.json").read_text())
+    attributes = meta["attributes"]
+    index = pd.read_parquet(set_path / "index.parquet")
+    match change:
+        case "spacing":
+            attributes["spacing"] = [1.0, float("nan"), 1.0]
+        case "classes":
+            attributes["classes"] = attributes["classes"][:1]
+        case "channels":
+            attributes["channels"] = ["T1w"] * 9
+        case "no channels":
+            del attributes["channels"]
+        case "rows":
+            index = index.iloc[:-1]
+        case "patients":
+            index.loc[0, "subject"] = None
+        case "shape":
+            array = json.loads((set_path / "images" / "zarr.json").read_text())
+            array["shape"][0] = 2**40
+            (set_path / "images" / "zarr.json").write_text(json.dumps(array))
+    (set_path / "zarr.json").write_text(json.dumps(meta))
+    index.to_parquet(set_path / "index.parquet")
+
+
+@pytest.mark.parametrize("change", ["spacing", "classes", "channels", "no channels", "rows", "patients", "shape"])
+def test_a_set_that_is_not_as_it_says_is_refused(change: str, tmp_path: Path) -> None:
+    images, labels = np.ones((4, 2, 8, 8), np.uint8), np.ones((4, 8, 8), np.uint8)
+    SliceSet.from_arrays(images, labels, patients=list("aabb"), channels=["T1w", "FLAIR"]).save(tmp_path / "set")
+    _changed(tmp_path / "set", change)
+    with pytest.raises(UnderstudyError, match="slice set cannot be read"):
+        opened = SliceSet.open(tmp_path / "set")
+        assert len(opened.index) == len(opened.images) == len(opened.labels)

@@ -7,6 +7,7 @@ On disk it is a folder with a Zarr v3 group (`images` uint8 [N, C, H, W], `label
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +16,17 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from html import escape as html_escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, sha256_json, writing
+from understudy.io.files import atomic_path, reading, sha256_json, writing
+from understudy.io.foreign import SLICES, Budget
+from understudy.io.readers import count_rows, read_table
 from understudy.io.seals import Files, check_file, check_opened, check_seal, files_of, sealed
 from understudy.io.shards import ShardReader, create_sharded, encode_chunk, write_shard
 from understudy.runtime.lazy import pandas as pd
@@ -35,9 +39,14 @@ SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed wri
 FORMAT = "understudy-slices-1"
 READ = 64  # slices that are read at a time: 21 MB of 256 x 256 pixels with four channels
 CACHE_BYTES = 1 << 30
+_NAMES = {"id", "subject", "split"}  # columns of an index in which no entry may be missing
 _OWN = ("images", "labels", "index", "zarr", "parts", "identity")  # how names in the folder of a set begin
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Rows = NDArray[np.int64] | Sequence[int] | slice
+
+
+Distance = Annotated[float, Field(gt=0, lt=1000, allow_inf_nan=False)]  # mm
+Spacing = tuple[Distance, Distance, Distance]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,21 @@ class LabelClass:
     name: str  # e.g. "ET"
     source: int  # the value in the source label volumes, e.g. 4 (BraTS 2020)
     code: int  # the 8-bit intensity that stands for the class in a joint image, e.g. 204
+
+
+class Described(BaseModel):
+    """What sets, test volumes and trained generators say of themselves in their files, whatever else they say."""
+
+    channels: list[str] = Field(min_length=1)
+    classes: list[LabelClass] = Field(min_length=1, max_length=256)
+    spacing: Spacing | None = None
+    axes: tuple[str, str] | None
+
+
+class _SetMeta(Described):
+    attrs: dict[str, Any]
+    content_hash: str
+    files: dict[str, tuple[int, str]] = {}  # see `io.seals`; older sets have none
 
 
 BACKGROUND = LabelClass("background", 0, 0)
@@ -68,24 +92,30 @@ class Slice(NamedTuple):
 
 # Where the pixels of a set come from: the shape [N, C, H, W], and `read` (`_Stored`: of sorted rows without repeats).
 class _Stored:
-    def __init__(self, path: Path, group: Any, files: Files | None = None) -> None:
+    def __init__(self, path: Path, group: Any, classes: int = 256, files: Files | None = None) -> None:
         def check(array: str, name: str) -> None:
             if files:
                 check_file(path, f"{array}/{name}", files)
 
-        self.path, arrays = path, ("images", "labels")
-        for array in arrays:
-            check(array, "zarr.json")
-        self.shape = tuple(group["images"].shape)
+        images, labels = group["images"], group["labels"]
+        self.path, self.shape, self.classes = path, tuple(images.shape), classes
+        if len(self.shape) != 4 or self.shape[2] != self.shape[3] or images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype} {list(self.shape)}, not uint8 [N, C, H, W] with H = W")
+        if labels.shape != (self.shape[0], *self.shape[2:]) or labels.dtype != np.uint8:
+            raise ValueError(f"labels are {labels.dtype} {list(labels.shape)} for images {list(self.shape)}")
+        Budget(path, SLICES).spend(math.prod(self.shape[1:]), self.shape[0])
+        arrays = {"images": images, "labels": labels}
+        for name in arrays:
+            check(name, "zarr.json")
         # zarr's own reading leaves some 200 MB behind in its threads' shares of the heap
-        self.readers = [ShardReader(group[array], path / array, partial(check, array)) for array in arrays]
+        self.readers = [ShardReader(array, path / name, partial(check, name)) for name, array in arrays.items()]
 
     def read(self, rows: NDArray[np.int64]) -> Arrays:
-        try:
-            return self.readers[0].read(rows), self.readers[1].read(rows)
-        except (ValueError, OSError) as error:
-            what = f"the slices cannot be read ({error})"
-            raise UnderstudyError(what, where=self.path, fix="write the set again") from error
+        with reading(self.path, SLICES):
+            images, labels = self.readers[0].read(rows), self.readers[1].read(rows)
+            if labels.size and labels.max() >= self.classes:
+                raise ValueError(f"there is a label {labels.max()}, but {self.classes} classes")
+        return images, labels
 
 
 class _InMemory:
@@ -157,19 +187,19 @@ class SliceSet:
                 fix = f"finish the job that writes {_partial(path)}"
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
         check_opened(path / "zarr.json")
-        group = zarr.open_group(str(path), mode="r")
-        meta: Any = dict(group.attrs)
-        check_seal(meta, path / "zarr.json")
-        try:
-            if meta.get("format") != FORMAT:
+        with reading(path, SLICES):
+            group = zarr.open_group(str(path), mode="r")
+            if group.attrs.get("format") != FORMAT:
                 raise ValueError("written by another version, or another program")
-            source = _Stored(path, group, meta.get("files"))
-        except ValueError as error:
-            raise UnderstudyError(f"unknown slice set format: {error}", where=path, fix="write it again") from error
-        classes = [LabelClass(**c) for c in meta["classes"]]
-        opened = cls(source, meta["channels"], classes, meta["spacing"], meta["axes"], path, cache_bytes)
-        opened.attrs, opened.content_hash = dict(meta["attrs"]), str(meta["content_hash"])
-        opened._files = meta.get("files", {})
+            check_seal(dict(group.attrs), path / "zarr.json")
+            meta = _SetMeta.model_validate(dict(group.attrs))
+            source = _Stored(path, group, len(meta.classes), meta.files)
+            if source.shape[1] != len(meta.channels):
+                raise ValueError(f"{source.shape[1]} channels with {len(meta.channels)} names")
+            if source.shape[0] != (rows := count_rows(path / "index.parquet")):  # before as many slices are believed
+                raise ValueError(f"{source.shape[0]:,} slices, but {rows:,} rows of the index")
+        opened = cls(source, meta.channels, meta.classes, meta.spacing, meta.axes, path, cache_bytes)
+        opened.attrs, opened.content_hash, opened._files = meta.attrs, meta.content_hash, meta.files
         return opened
 
     @classmethod
@@ -200,8 +230,8 @@ class SliceSet:
         if isinstance(channels, str) or isinstance(classes, str):
             raise UnderstudyError("channels and classes are lists of names", fix='e.g. channels=["FLAIR"]')
         spaced = np.ones(3) if spacing is None else np.asarray(spacing)
-        if spaced.shape != (3,) or spaced.dtype.kind not in "iuf" or not (np.isfinite(spaced) & (spaced > 0)).all():
-            raise UnderstudyError(f"the spacing is {spacing}", fix="give (row, column, slice) distances in mm")
+        if spaced.shape != (3,) or spaced.dtype.kind not in "iuf" or not ((spaced > 0) & (spaced < 1000)).all():
+            raise UnderstudyError(f"the spacing is {spacing}", fix="give (row, column, slice) distances below 1000 mm")
         if patients is not None and pd.isna(np.asarray(patients, object)).any():
             raise UnderstudyError("some slices have no patient (None or NaN)", fix="name the patient of every slice")
         coded: Any
@@ -303,7 +333,14 @@ class SliceSet:
         """One row a slice, in the order of the arrays."""
         if self._files:
             check_file(self.folder, "index.parquet", self._files)
-        return pd.read_parquet(self.folder / "index.parquet")
+        index = read_table(self.folder / "index.parquet")
+        for name in _NAMES.intersection(index):
+            kind = pd.api.types.infer_dtype(index[name], skipna=False)
+            if kind not in ("string", "integer", "categorical") or index[name].isna().any():
+                raise SLICES.damaged(
+                    self.folder, ValueError(f"the column {name} of its index has entries without a name")
+                )
+        return index
 
     @cached_property
     def content_hash(self) -> str:

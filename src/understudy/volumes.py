@@ -11,12 +11,15 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, sha256_file, write_json
+from understudy.io.files import atomic_path, read_json, reading, sha256_file, write_json
+from understudy.io.foreign import VOLUMES
+from understudy.io.readers import read_arrays
 from understudy.io.seals import AGAIN, Damaged, check_opened, file_hash
-from understudy.slices import LabelClass
+from understudy.slices import Described, LabelClass, Spacing
 
 if TYPE_CHECKING:
     import torch
@@ -189,18 +192,29 @@ class TestVolume:
         return self.geometry.network_labels(self.truth, classes)
 
 
+class _Patient(BaseModel):
+    site: str
+    split: str
+    geometry: SliceGeometry
+    spacing: Spacing
+    sha256: str
+
+
+class _Meta(Described):
+    frame: dict[str, Any] | None
+    patients: dict[str, _Patient]
+
+
 class VolumeSet:
     """A folder of test volumes: `volumes.json` and one compressed `.npz` a patient (read without pickle)."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         check_opened(self.path / "volumes.json")
-        meta = read_json(self.path / "volumes.json")
-        self.channels: tuple[str, ...] = tuple(meta["channels"])
-        self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])
-        self.axes: tuple[str, str] | None = tuple(meta["axes"]) if meta["axes"] else None  # type: ignore[assignment]
-        self.frame: dict[str, Any] | None = meta["frame"]
-        self._patients: dict[str, dict[str, Any]] = meta["patients"]
+        with reading(self.path / "volumes.json", VOLUMES):
+            meta = _Meta.model_validate(read_json(self.path / "volumes.json"))
+        self.channels, self.classes = tuple(meta.channels), tuple(meta.classes)
+        self.axes, self.frame, self._patients = meta.axes, meta.frame, meta.patients
 
     @classmethod
     def open(cls, path: str | Path) -> VolumeSet:
@@ -209,20 +223,23 @@ class VolumeSet:
 
     def subjects(self, split: str | None = None) -> list[str]:
         """Ids of the patients, sorted; of one split if given."""
-        return sorted(s for s, m in self._patients.items() if split in (None, m["split"]))
+        return sorted(s for s, m in self._patients.items() if split in (None, m.split))
 
     def read(self, subject: str) -> TestVolume:
         """One patient's volume; raises `UnderstudyError` if there is none."""
         if subject not in self._patients:
             raise UnderstudyError(f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}")
-        meta, file = self._patients[subject], self.path / f"{subject}.npz"
-        if not file.is_file() or file_hash(file) != meta["sha256"]:
-            wrong = "was changed or damaged" if file.is_file() else "is missing"
-            raise Damaged(f"the volume of patient {subject} {wrong}", where=file, fix=AGAIN)
-        with np.load(file, allow_pickle=False) as arrays:
-            return TestVolume(
-                subject, str(meta["site"]), str(meta["split"]), geometry=SliceGeometry(**meta["geometry"]),
-                spacing=tuple(meta["spacing"]), **{name: arrays[name] for name in _ARRAYS})  # fmt: skip
+        meta, path = self._patients[subject], self.path / f"{subject}.npz"
+        if not path.is_file() or file_hash(path) != meta.sha256:
+            wrong = "was changed or damaged" if path.is_file() else "is missing"
+            raise Damaged(f"the volume of patient {subject} {wrong}", where=path, fix=AGAIN)
+        arrays, g = read_arrays(path, *_ARRAYS), meta.geometry
+        found = [(arrays[name].dtype.kind, *arrays[name].shape) for name in _ARRAYS]
+        z, edge = arrays["kept"].size, g.resolution
+        right = [("u", z, len(self.channels), edge, edge), ("b", z), ("u", z, g.height, g.width), ("f", 4, 4)]
+        if found != right or int(arrays["truth"].max(initial=0)) >= len(self.classes):
+            raise VOLUMES.damaged(path, ValueError(f"arrays {found}, not {right}, or a label without a class"))
+        return TestVolume(subject, meta.site, meta.split, geometry=g, spacing=meta.spacing, **arrays)
 
 
 class VolumeWriter:

@@ -73,7 +73,7 @@ def test_a_clean_cohort_has_no_problems(folder):
             "warning",
         ),
         ("seg", lambda p: rewrite(p, put(1.4), np.float64), "1.4", "error"),
-        ("seg", lambda p: rewrite(p, put(np.nan), np.float32), "nan", "error"),
+        ("seg", lambda p: rewrite(p, put(np.nan), np.float32), "1 NaN or infinite", "error"),
         ("seg", lambda p: rewrite(p, lambda v: v * 0), "annotation is empty", "warning"),
         ("t1", lambda p: rewrite(p, put(np.nan), np.float32), "T1w holds 1 NaN", "error"),
         ("t1", lambda p: rewrite(p, put(np.inf), np.float32), "1 NaN", "error"),

@@ -89,13 +89,13 @@ def test_lists_are_taken_as_they_are(tmp_path):
         ({"method": "list", "test": ["p1"], "train": ["p1"]}, "p1"),
         ({"method": "list"}, "empty"),
         ({"method": "list", "test": ["p1"], "validation": ["p2"], "train": ["p3"]}, "none"),
-        ({"method": "list", "test": "absent.txt"}, "cannot be read"),
+        ({"method": "list", "test": "absent.txt"}, "file not found"),
         ({"method": "list", "test": ["p0", "p1"], "validation": ["p2", "p3"]}, "left for training"),
         ({"test_patients": 2.5}, "not possible"),
         ({"test_patients": 4}, "not possible"),
         ({"test": ["p1"]}, "method is seed"),
         ({"method": "permutation"}, "no permutation given"),
-        ({"method": "permutation", "permutation": "absent.mat"}, "MATLAB"),
+        ({"method": "permutation", "permutation": "absent.mat"}, "file not found"),
     ],
 )
 def test_impossible_splits_are_refused(fields, message):

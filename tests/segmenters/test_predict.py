@@ -127,7 +127,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         '{"format": "understudy-segmenter-1", "model": {"width": 4}, "channels": ["a"], "classes": ["b", "c"],'
         ' "resolution": 16}'
     )
-    with pytest.raises(UnderstudyError, match="cannot be read"):
+    with pytest.raises(UnderstudyError, match="cannot be loaded"):
         load(tmp_path)
 
 

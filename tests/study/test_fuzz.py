@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ _SPEC = importlib.util.spec_from_file_location("fuzz_inputs", _PATH)
 assert _SPEC is not None
 assert _SPEC.loader is not None
 fuzz = importlib.util.module_from_spec(_SPEC)
+sys.path.append(str(_PATH.parent))
 _SPEC.loader.exec_module(fuzz)
+formats = sys.modules["fuzz_formats"]
 
 
-@pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
+@pytest.mark.parametrize("kind", [kind for kind in fuzz.KINDS if kind not in fuzz.FORMATS])
 def test_mutated_inputs_are_refused_or_read_right(kind: str, tmp_path: Path) -> None:
     outcomes = set()
     for number in range(12):
@@ -31,6 +34,18 @@ def test_mutated_inputs_are_refused_or_read_right(kind: str, tmp_path: Path) -> 
         assert outcomes <= {"accepted", "refused"}, f"{kind}:{number}"
     # both kinds occur: the mutations are neither harmless nor all fatal
     assert outcomes == {"accepted"} if kind == "images" else outcomes == {"accepted", "refused"}
+
+
+@pytest.mark.parametrize("kind", sorted(fuzz.FORMATS))
+def test_changed_files_of_every_format_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+    for number in range(10):
+        (root := tmp_path / str(number)).mkdir()
+        assert fuzz.run_case(kind, number, root) in ("accepted", "refused"), f"{kind}:{number}"
+
+
+@pytest.mark.parametrize("kind", sorted(set(fuzz.FORMATS) - {"documents", "checkpoints"}))  # forms are not filled in
+def test_files_that_were_not_changed_are_accepted(kind: str, tmp_path: Path) -> None:
+    assert formats.run_unchanged(kind, tmp_path) == "accepted"
 
 
 def test_the_unchanged_cohort_is_accepted(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from understudy.cohort.config import CohortConfig, Found, Problem, Scan, described_classes, note
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import LABELS
+from understudy.io.files import reading
+from understudy.io.foreign import TEXT
 from understudy.runtime.lazy import pandas as pd
 
 _MASKS = ("dseg", "mask", "roi", "seg", "msk", "lesion", "label")  # the first three are those of BIDS
@@ -188,13 +190,9 @@ def _classes(config: CohortConfig, masks: Sequence[_File]) -> Mapping[int, str]:
         if tables or place == config.path:
             break
     if tables:
-        try:
+        with reading(tables[0], TEXT):  # with the columns index and name
             rows = pd.read_csv(tables[0], sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
             classes = {int(index): str(label) for index, label in zip(rows["index"], rows["name"], strict=True)}
-        except (KeyError, ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            what = f"the table of labels cannot be read ({type(error).__name__}: {error})"
-            fix = "it needs the columns index and name, separated by tabs; or give `classes`"
-            raise UnderstudyError(what, where=tables[0], fix=fix) from error
         classes.pop(0, None)  # the background
         if classes:
             return classes

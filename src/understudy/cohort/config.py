@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import LABELS
+from understudy.io.settings import Settings
 from understudy.slices import LabelClass, evenly_coded
 
 AUTO = "auto"
@@ -16,10 +17,8 @@ Severity = Literal["error", "warning"]  # an "error" keeps the patient out
 PARTICIPANTS, PARTICIPANT_COLUMN, SITE_COLUMN = "participants.tsv", "participant_id", "site"  # as in BIDS
 
 
-class CohortConfig(BaseModel):
+class CohortConfig(Settings):
     """Where the volumes are and what they are called."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: Path = Field(default=Path("."), description="folder that holds the patients, at any depth")
     layout: Literal["auto", "brats2018", "brats2023", "nnunet", "bids", "pattern"] = Field(

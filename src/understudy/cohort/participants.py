@@ -9,6 +9,8 @@ from pathlib import Path
 
 from understudy.cohort.config import AUTO, PARTICIPANT_COLUMN, PARTICIPANTS, SITE_COLUMN, CohortConfig, Problem, note
 from understudy.errors import UnderstudyError
+from understudy.io.files import reading
+from understudy.io.foreign import PARTICIPANT_TABLE
 
 _DATE = r"(?:19|20)\d{6}|(?:19|20)\d\d[-_.]\d\d[-_.]\d\d"
 _NUMBERED = r"ses|session|visit|time[-_]?point|tp|week|month|year|day|scan|run"
@@ -101,7 +103,7 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
 
 def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     """The header, and line -> fields, whatever separates them; empty lines are left out."""
-    try:
+    with reading(path, PARTICIPANT_TABLE):
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         separator = next((mark for mark in "\t;," if mark in lines[0]), " ")
         if separator == " ":  # columns in line, by one space or several
@@ -111,12 +113,6 @@ def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
         if not rows:
             raise ValueError("it is empty")
         return rows[0][1], dict(rows[1:])
-    except PermissionError as error:
-        raise UnderstudyError("no permission to read the table of participants", path, "chmod u+r") from error
-    except (ValueError, csv.Error) as error:  # not text, or not a table
-        what = f"the table of participants cannot be read ({str(error).strip()})"
-        fix = "save it as tab-separated UTF-8 text, or set `participants: null`"
-        raise UnderstudyError(what, where=path, fix=fix) from error
 
 
 def _column(header: Sequence[str], wanted: str, path: Path) -> int | None:

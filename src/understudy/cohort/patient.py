@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from understudy.cohort.config import Cohort, Patient, Problem, Severity
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import LABELS
+from understudy.io.foreign import not_finite
 from understudy.io.grids import Plane, VolumeHeader, judge_pixels, slices_of
 from understudy.io.nifti import Digest, read_header, read_voxels, whole_numbers
 from understudy.slices import LabelClass
@@ -180,10 +181,9 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
 
 def _judge_image(name: str, voxels: NDArray[Any]) -> tuple[str, str, Severity] | None:
     """What is wrong with a volume [Z, H, W]: NaN, infinite, empty, constant or negative."""
+    if bad := not_finite(voxels):
+        return f"{name} holds {bad} (slice, row, column)", "export it again, or set these voxels to 0", "error"
     low, high = float(voxels.min()), float(voxels.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int(np.count_nonzero(~np.isfinite(voxels)))
-        return f"{name} holds {bad} NaN or infinite voxels", "export it again, or set these voxels to 0", "error"
     if low == high:
         kind = "is empty (all zeros)" if low == 0 else f"is constant (all {low:g})"
         return f"{name} {kind}", "replace it by the real image", "error"

@@ -12,10 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from understudy.errors import UnderstudyError
+from understudy.io.foreign import not_finite
 from understudy.io.grids import Plane, VolumeHeader
+from understudy.io.settings import Settings
 from understudy.runtime.lazy import ndimage
 from understudy.volumes import SliceGeometry, power_of_two
 
@@ -28,10 +30,8 @@ _CORNER = 3  # voxels along an edge
 _NOISE, _DEVIATIONS = 0.02, 5  # of the maximum, and median absolute deviations: how far background is from its level
 
 
-class SliceConfig(BaseModel):
+class SliceConfig(Settings):
     """How slices are made; the defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid")
 
     # exclude_if: fields that came later are not part of the job ids of studies that do not use them
     resolution: int = Field(default=256, description="height and width of the slices, pixels (32, 64, 128, 256, ...)")
@@ -215,7 +215,10 @@ def bright_part(slices: NDArray[Any], path: Path, geometry: SliceGeometry, confi
     slices = geometry.fit_images(slices)
     if slices.dtype.kind in "iu" and slices.dtype.itemsize > 4:
         slices = slices.astype(np.float64)  # doubles, in which the rule is computed, do not hold all of them
-    brightest = slices.max(axis=0)  # a NaN stays one
+    if bad := not_finite(slices):
+        what = f"the volume holds {bad} (slice, row, column)"
+        raise UnderstudyError(what, where=path, fix="export it again, or set these voxels to 0")
+    brightest = slices.max(axis=0)
     ceiling = float(brightest.max())
     if config.scaling == "robust":
         nonzero = slices[slices != 0]

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from understudy.cohort.config import Cohort
 from understudy.errors import UnderstudyError
+from understudy.io.files import reading
+from understudy.io.foreign import MATLAB, TEXT
+from understudy.io.settings import Settings
 
 PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
 TEST_FRACTION = 0.2
@@ -17,10 +20,8 @@ TEST_FRACTION = 0.2
 _TEST_STREAM, _VALIDATION_STREAM, _TRAIN_STREAM = 0, 1, 2
 
 
-class SplitConfig(BaseModel):
+class SplitConfig(Settings):
     """How patients are divided into train, val and test."""
-
-    model_config = ConfigDict(extra="forbid")
 
     method: Literal["seed", "list", "permutation"] = Field(
         default="seed", description="draw by seed, take the lists below, or take the paper's permutation (.mat)"
@@ -196,7 +197,7 @@ def _draw(sites: dict[str, str], count: int, config: SplitConfig, stream: int) -
 def _read_lists(config: SplitConfig, scans: dict[str, list[str]]) -> tuple[set[str], set[str] | None]:
     """Persons who test and validate as given; drops scans that no list names of persons of whom one is named."""
     where = "the lists of the split"
-    lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
+    lists = {name: _read_list(getattr(config, name)) for name in ("test", "validation", "train")}
     if not lists["test"]:
         raise UnderstudyError("the list of test patients is empty", where="test", fix="give their ids")
     named = [patient for ids in lists.values() for patient in ids]
@@ -220,14 +221,12 @@ def _read_lists(config: SplitConfig, scans: dict[str, list[str]]) -> tuple[set[s
     return test, validation or (set(rest) if train else None)
 
 
-def _read_list(name: str, given: list[str] | str) -> list[str]:
+def _read_list(given: list[str] | str) -> list[str]:
     """Ids as given, or the lines of a text file without comments (#)."""
     if not isinstance(given, str) or not given:
         return list(given)
-    try:
+    with reading(given, TEXT):
         lines = Path(given).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnderstudyError(f"the list of {name} patients cannot be read ({error})", given, "correct it") from error
     return [text for line in lines if (text := line.split("#")[0].strip())]
 
 
@@ -243,11 +242,8 @@ def _permuted_test(config: SplitConfig, ids: list[str]) -> set[str]:
         raise UnderstudyError("no permutation given", where="permutation", fix="give the path of the .mat file")
     import scipy.io
 
-    try:
+    with reading(path, MATLAB):
         content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=True)
-    except (OSError, ValueError, NotImplementedError, TypeError) as error:
-        fix = "give the authors' .mat file, or save the vector with save('-v7')"
-        raise UnderstudyError(f"not a readable MATLAB file ({error})", where=path, fix=fix) from error
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
     structs = [value for value in arrays.values() if value.dtype.names and "name" in value.dtype.names]
     named = [[str(name) for name in np.atleast_1d(struct["name"])] for struct in structs]

@@ -10,16 +10,19 @@ import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import UnderstudyError, first_line
+from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import to_8_bit, to_grey
 from understudy.exchange.sources import RawSlice, Source
 from understudy.exchange.spec import ALIASES, BRATS_CODES, LABELS, PLAIN, FolderSpec
+from understudy.io.files import reading
 from understudy.io.folders import natural, read_bytes
+from understudy.io.foreign import NUMPY, Budget
+from understudy.io.readers import array_header, array_names
 
 _IMAGE_WORDS = ("images", "image", "imgs", "img", "samples", "arr_0", "data", "x")
 _LABEL_WORDS = (*ALIASES[LABELS], "y")
@@ -36,57 +39,33 @@ class ArrayFile:
     def __init__(self, path: Path, member: str | None = None) -> None:
         self.path, self._member = path, member
         read_bytes(path, 200)  # says what is wrong with links and pointers
-        try:
+        with reading(path, NUMPY):
             if member is None:
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 self.shape, self.dtype = mapped.shape, mapped.dtype
             else:
-                with self._open() as stream:
-                    self.shape, self.dtype = self._header(stream)
-        except Exception as error:  # of a damaged file NumPy and zipfile raise nearly anything
-            raise unreadable_array(path, error) from error
-
-    def _open(self) -> IO[bytes]:
-        return zipfile.ZipFile(self.path).open(f"{self._member}.npy")
-
-    def _header(self, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject:
-            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-        if fortran and len(shape) > 1:
-            raise ValueError("the array is stored column by column; save numpy.ascontiguousarray(array)")
-        return shape, dtype
+                with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as stream:
+                    held = archive.getinfo(f"{member}.npy").file_size
+                    self.shape, fortran, self.dtype = array_header(stream, held)
+                    if fortran and len(self.shape) > 1:
+                        raise ValueError("the array is stored column by column; save numpy.ascontiguousarray(array)")
+            if len(self.shape) < 4:  # it may be a single slice, which is read as a whole, in single precision
+                Budget(path, NUMPY).spend(math.prod(self.shape) * self.dtype.itemsize)
 
     def items(self) -> Iterator[NDArray[Any]]:
         """`array[0]`, `array[1]`, ..."""
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
-        try:
+        with reading(self.path, NUMPY):
             if self._member is None:  # mapped again: a mapping keeps its file open, and there may be many
                 yield from map(np.asarray, np.load(self.path, mmap_mode="r", allow_pickle=False))
                 return
-            with self._open() as stream:
-                self._header(stream)
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self._member}.npy") as stream:
+                array_header(stream, archive.getinfo(f"{self._member}.npy").file_size)
                 for _ in range(self.shape[0]):
                     content = stream.read(size)
                     if len(content) < size:
                         raise EOFError("the array ends too early")
                     yield np.frombuffer(content, self.dtype).reshape(self.shape[1:])
-        except Exception as error:
-            raise unreadable_array(self.path, error) from error
-
-
-def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
-    """Why NumPy or zipfile cannot read a file, in words."""
-    text, start = first_line(error), read_bytes(path, 8)
-    what, fix = f"the array cannot be read ({text})", "save it again (numpy.save), or replace it by an intact copy"
-    if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
-        what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
-    elif "pickle" in text or "Python objects" in text:
-        what = "the file holds pickled Python objects, which are never executed"
-        fix = "save plain numeric arrays with numpy.save or numpy.savez"
-    return UnderstudyError(what, where=path, fix=fix)
 
 
 class _Form(NamedTuple):
@@ -248,11 +227,8 @@ class ArraySource(Source):
         if path.suffix.lower() == ".npy":
             return ArrayFile(path), None
         read_bytes(path, 200)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        except Exception as error:
-            raise unreadable_array(path, error) from error
+        with reading(path, NUMPY), zipfile.ZipFile(path) as archive:
+            keys = array_names(archive)
         said = self._said if isinstance(self._said, str) else ""
         of_labels = [k for k in keys if (k == said if said else k.lower() in _LABEL_WORDS)]
         of_images = [k for k in keys if k not in of_labels]

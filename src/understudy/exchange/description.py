@@ -5,12 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import Field
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
-from understudy.io.files import read_json, sha256_file, write_json
-from understudy.slices import SliceSet
+from understudy.io.files import read_json, reading, sha256_file, write_json
+from understudy.io.foreign import DESCRIPTIONS
+from understudy.io.settings import Settings
+from understudy.slices import SliceSet, Spacing
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
@@ -18,14 +20,14 @@ _COLUMNS = ("id", "subject", "site", "z", "split")  # of the index that are kept
 _CHECK = "check the package: understudy verify PACKAGE"
 
 
-class DescribedChannel(BaseModel, extra="forbid"):
+class DescribedChannel(Settings):
     """A channel and what stands for it in file names."""
 
     name: str
     files: str
 
 
-class DescribedClass(BaseModel, extra="forbid"):
+class DescribedClass(Settings):
     """A class, and its value in the images of the annotation."""
 
     name: str
@@ -34,7 +36,7 @@ class DescribedClass(BaseModel, extra="forbid"):
     value: int
 
 
-class Description(BaseModel, extra="forbid"):
+class Description(Settings):
     """The content of `understudy-images.json`; layout, pattern and labels are those of `FolderSpec`."""
 
     format: Literal["understudy-images-1"] = "understudy-images-1"
@@ -44,10 +46,10 @@ class Description(BaseModel, extra="forbid"):
     labels: str
     classes: list[DescribedClass]  # background first
     resolution: int
-    spacing: tuple[float, float, float] | None = None  # mm, as in `SliceSet`
+    spacing: Spacing | None = None  # mm, as in `SliceSet`
     axes: tuple[str, str] | None = None
     # slice as the files call it -> its id, patient, site, z and split, where they are known
-    slices: dict[str, dict[str, str | int | float | None]] = {}
+    slices: dict[str, dict[str, str | int | float | None]] = Field({})
 
     @property
     def codes(self) -> dict[str, float]:
@@ -94,13 +96,8 @@ def description_of(root: Path) -> Description | None:
     path = root / DESCRIPTION
     if not path.is_file():
         return None
-    try:
+    with reading(path, DESCRIPTIONS):
         return Description.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"the description of the images cannot be used: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        fix = "restore it, or delete it and use options: `understudy read --help`"
-        raise UnderstudyError(what, where=path, fix=fix) from error
 
 
 def certificate_of(package: str | Path) -> dict[str, Any]:

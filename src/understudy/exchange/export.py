@@ -144,6 +144,8 @@ def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, see
 
 def file_names(slices: SliceSet) -> list[str]:
     """The ids as names of files, made different where only characters that files cannot have set them apart."""
+    if "id" not in slices.index:
+        raise UnderstudyError("the slices have no ids", where=slices.path, fix="write the set with a column `id`")
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", str(entry)).strip("._") or "slice" for entry in slices.index["id"]]
     if len({n.lower() for n in names}) == len(names):
         return names

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from understudy.errors import UnderstudyError, first_line
+from understudy.errors import UnderstudyError
 from understudy.exchange.spec import BRATS_CODES, FolderSpec
+from understudy.io.files import reading
 from understudy.io.folders import read_bytes
+from understudy.io.foreign import PNG, Budget, not_finite
 from understudy.io.nifti import LABEL_TOLERANCE
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, evenly_coded
 from understudy.volumes import SliceGeometry, power_of_two
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 HALF = 127.5  # a channel of one class holds the class above half of 255
 _ROUNDING = 1e-4  # of the range: what single precision leaves of rounding
 _EXAMPLE = "--values=-1,1 (or `values: [-1, 1]`)"
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # also under the name of a PNG; Pillow reads some forty others
 _MAX_BLOT_SHARE = 0.005  # share of annotated pixels below which an unknown value is a blot, not a code
 _MIN_CODE_SHARE = 0.2  # share of the pixels far from all codes that a code which nobody named makes up
 _PEAK_RATIO = 8  # times the mean of its neighbours: transitions between codes are spread out, codes are not
@@ -47,16 +50,16 @@ def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def read_png(path: Path) -> NDArray[np.uint8]:
     """[H, W] of an 8-bit grey PNG; refuses colours, palettes and 16 bits."""
-    content = read_bytes(path)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode in ("L", "1"):
-                return np.asarray(image.convert("L"), np.uint8)
-            mode, kind = image.mode, image.format
-    except Exception as error:  # of a damaged file Pillow raises nearly anything
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        what = f"the image cannot be read ({reason})"
-        raise UnderstudyError(what, where=path, fix="replace it by an intact copy") from error
+    return decode_png(read_bytes(path), path)
+
+
+def decode_png(content: bytes, path: Path) -> NDArray[np.uint8]:
+    """As `read_png`, of the bytes of a file."""
+    with reading(path, PNG), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        mode, kind = image.mode, image.format
+        if mode in ("L", "1"):
+            Budget(path, PNG, len(content)).spend(image.width * image.height)
+            return np.array(image.convert("L"), np.uint8)
     if mode in ("RGB", "RGBA", "LA", "P", "PA"):
         words = {"P": "colours of a palette", "PA": "colours of a palette", "LA": "grey with transparency"}
         what = f"the {kind} image has {words.get(mode, f'colours ({mode})')}, not one channel of grey values"
@@ -77,10 +80,10 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
         raise UnderstudyError(f"values of type {values.dtype} are no grey values", where=where, fix="save numbers")
     if values.dtype == np.uint8 and scaling == "as_is":
         return values
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        what = f"the {'annotation' if annotation else 'image'} holds NaN or infinite values"
+    if bad := not_finite(values):
+        what = f"the {'annotation' if annotation else 'image'} holds {bad}"
         raise UnderstudyError(what, where=where, fix="correct or remove it")
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     single = np.asarray(values, np.float32)
     seen = f"values from {low:g} to {high:g}"
     what = fix = ""  # set where the values cannot be meant

@@ -19,10 +19,10 @@ from understudy.exchange.pixels import Annotation, Target, geometry_of
 from understudy.exchange.recognise import recognise
 from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source, TarSource
 from understudy.exchange.spec import FolderSpec
-from understudy.io.files import sha256_file, sha256_json
+from understudy.io.files import reading, sha256_file, sha256_json
 from understudy.io.folders import files_below, list_files, read_bytes
+from understudy.io.foreign import NUMPY
 from understudy.runtime.checkpoints import StopRequest
-from understudy.runtime.lazy import zarr
 from understudy.runtime.progress import track
 from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter, sets_below
 from understudy.volumes import SliceGeometry
@@ -198,12 +198,13 @@ def folder_mark(root: Path, files: Sequence[str]) -> str:
     their time of modification.
     """
     if not files:
-        return str(dict(zarr.open_group(str(root), mode="r").attrs).get("content_hash"))
+        return SliceSet.open(root).content_hash
     marks: list[list[object]] = []
     for file in files:
         path = root / file
         tail = _CHECKSUM.get(path.suffix.lower())
-        try:
+        read_bytes(path, 1)  # says what is wrong with links and permissions
+        with reading(path, NUMPY):
             status = path.stat()
             mark = str(status.st_mtime_ns)
             if path.suffix.lower() == ".npz":
@@ -213,10 +214,6 @@ def folder_mark(root: Path, files: Sequence[str]) -> str:
                 with open(path, "rb") as handle:
                     handle.seek(-tail, os.SEEK_END)
                     mark = handle.read().hex()
-        except (OSError, zipfile.BadZipFile) as error:
-            read_bytes(path, 1)  # says what is wrong with links and permissions
-            what = f"the file cannot be read ({error})"
-            raise UnderstudyError(what, where=path, fix="replace it by an intact copy, or remove it") from error
         marks.append([file, status.st_size, mark])
     if (root / DESCRIPTION).is_file():  # says what the files are
         marks.append([DESCRIPTION, sha256_file(root / DESCRIPTION)])

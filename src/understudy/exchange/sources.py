@@ -12,13 +12,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.pixels import read_png, to_8_bit, to_grey
+from understudy.exchange.pixels import decode_png, read_png, to_8_bit, to_grey
 from understudy.exchange.recognise import Recognised, SliceFiles
 from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
+from understudy.io.files import reading
 from understudy.io.folders import read_bytes
+from understudy.io.foreign import TAR, Budget
 from understudy.io.grids import VolumeHeader, judge_pixels, slices_of
 from understudy.io.nifti import headers_on_one_grid, read_voxels
 from understudy.runtime.memory import in_order
@@ -26,7 +27,6 @@ from understudy.slices import SliceSet
 
 _WORKERS = 2  # threads that decode files
 SEGMENTATION = "seg"  # the annotation's name in WebDataset shards
-_LARGEST = 1 << 28  # bytes of a member of a tar file that is read
 _INTACT = "use an intact copy"
 _SAME_PIXELS = 0.01  # part of an edge by which pixels of one size may differ
 
@@ -237,7 +237,7 @@ class TarSource(Source):
         for key, parts, shard in self._samples():
             if missing := [name for name in (*self.channels, LABELS) if name not in parts]:
                 raise UnderstudyError(f"sample {key} has no {missing[0]}", where=shard, fix=_INTACT)
-            *images, drawn = (_png(parts[name], shard, key) for name in (*self.channels, LABELS))
+            *images, drawn = (decode_png(parts[name], shard / key) for name in (*self.channels, LABELS))
             yield RawSlice({"id": key}, np.stack(images), drawn[None], shard, shard)
 
     def _samples(self) -> Iterator[tuple[str, dict[str, bytes], Path]]:
@@ -259,26 +259,14 @@ class TarSource(Source):
 def members_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file in a tar file, one after the other; refuses anything but plain files."""
     read_bytes(path, 1)  # says what is wrong with links and permissions
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (entry := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]
-                if not entry.isreg() or entry.size > _LARGEST:
-                    raise UnderstudyError(f"{entry.name} is no plain file of a slice", where=path, fix=_INTACT)
-                held = tar.extractfile(entry)
-                content = held.read() if held else b""
-                if len(content) < entry.size:
-                    raise tarfile.ReadError("it ends too early")
-                yield entry.name, content
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise UnderstudyError(f"the tar file cannot be read ({error})", where=path, fix=_INTACT) from error
-
-
-def _png(content: bytes, shard: Path, key: str) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if image.mode != "L":
-                raise ValueError(f"its mode is {image.mode}, not 8-bit grey")
-            return np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors are OSError's
-        raise UnderstudyError(f"an image of sample {key} cannot be read ({error})", where=shard, fix=_INTACT) from error
+    with reading(path, TAR), tarfile.open(path, "r:") as tar:
+        while (entry := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]
+            if not entry.isreg():
+                raise UnderstudyError(f"{entry.name} is no plain file of a slice", where=path, fix=_INTACT)
+            Budget(path, TAR).spend(entry.size)  # of one member
+            held = tar.extractfile(entry)
+            content = held.read() if held else b""
+            if len(content) < entry.size:
+                raise tarfile.ReadError("it ends too early")
+            yield entry.name, content

@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Settings
 
 LABELS = "labels"  # the annotation's name among the channels of a slice
 PLAIN = "image"  # the only channel of images whose names speak of none
@@ -22,10 +23,8 @@ ALIASES = {
 BRATS_CODES = {"NCR/NET": 51, "ED": 102, "ET": 204}  # the paper's: label / 5 * 255
 
 
-class FolderSpec(BaseModel):
+class FolderSpec(Settings, frozen=True):
     """How the images of a folder are to be read; the defaults recognise the layouts of the paper's authors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layout: Literal["auto", "png", "array", "nifti", "webdataset", "slices"] = Field(
         default="auto",

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError, first_line
+from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler
 from understudy.generators.folder import DISCRIMINATOR, WEIGHTS
@@ -26,7 +25,9 @@ from understudy.generators.training import config as settings
 from understudy.generators.training.denoising import DiffusionState
 from understudy.generators.training.gan import GanState
 from understudy.generators.training.state import TrainingState
-from understudy.io.files import sha256_file
+from understudy.io.files import reading, sha256_file
+from understudy.io.foreign import MODEL
+from understudy.io.readers import built, read_tensors
 
 COUNTED = 4  # images in a counted pass: one group of the minibatch deviation
 NOISE_LEVELS = 10  # at which a diffusion model scores slices, evenly over its steps
@@ -69,12 +70,10 @@ class NetworkType(GeneratorType):
         return self._load(folder / WEIGHTS, config, "generator")
 
     def _load(self, path: Path, config: dict[str, Any], part: str) -> Any:
-        try:
-            network = getattr(self.build(self.config(**config["model"])), part)
-            network.load_state_dict(safetensors.torch.load_file(path))
-        except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-            what = f"the {part} cannot be loaded ({first_line(error)})"
-            raise UnderstudyError(what, path.parent, "train it again, or restore the folder from a copy") from error
+        tensors = read_tensors(path)
+        with reading(path, MODEL):
+            network = getattr(built(self.build, self.config(**config["model"]), tensors.values(), path), part)
+            network.load_state_dict(tensors)
         return network.requires_grad_(False).eval()
 
     def weights(self, folder: Path, config: dict[str, Any]) -> dict[str, str]:

@@ -4,12 +4,15 @@ GAN also `discriminator.safetensors`, for audits and never for release (it knows
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, write_json
+from understudy.io.files import atomic_path, read_json, reading, write_json
+from understudy.io.foreign import MODEL
 from understudy.io.seals import check_opened
-from understudy.slices import LabelClass
+from understudy.slices import Described, LabelClass
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,13 +41,6 @@ def snapshot_folder(folder: str | Path, kimg: float) -> Path:
     return Path(folder) / "snapshots" / f"{kimg:g}kimg"
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """`config.json` of a trained generator; `Damaged` if it is a job's, and any file is not as the job left it."""
-    check_opened(Path(folder))
-    found: dict[str, Any] = read_json(Path(folder) / CONFIG, dict)
-    return found
-
-
 def is_finished(folder: Path, identity: str) -> bool:
     """Whether `folder` holds the finished training of this identity; an UnderstudyError if it holds another one."""
     if not (folder / CONFIG).is_file():
@@ -53,6 +49,28 @@ def is_finished(folder: Path, identity: str) -> bool:
         what = "the folder holds another training (other settings or data)"
         raise UnderstudyError(what, folder, "use another folder, or delete it")
     return True
+
+
+class _Record(Described):
+    kind: str
+    model: dict[str, Any]
+    annotation: Literal["coded", "one_hot"]
+    classes: list[LabelClass] = Field([], max_length=256)
+    axes: tuple[str, str] | None = None
+    plugin: dict[str, str] | None = None
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """`config.json` of a trained generator; an UnderstudyError where it is no such file.
+
+    Raises:
+        Damaged: the folder is a job's, and a file in it is not as the job left it.
+    """
+    check_opened(Path(folder))
+    found: dict[str, Any] = read_json(Path(folder) / CONFIG, dict)
+    with reading(Path(folder) / CONFIG, MODEL):
+        _Record.model_validate(found)
+    return found
 
 
 def classes_of(config: dict[str, Any]) -> tuple[LabelClass, ...]:

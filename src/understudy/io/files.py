@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from understudy.errors import MissingField, UnderstudyError
+from understudy.errors import Interrupted, MissingField, UnderstudyError
+from understudy.io.foreign import JSON, Budget, Kind
 
 _SPACE = "free some space and run the same command again: it continues"
 _ANOTHER = "choose another folder"
@@ -71,8 +72,25 @@ def _explained(writing: bool, path: str | Path) -> Iterator[None]:
 
 
 # An OSError inside the block (absent, no permission, disk full, ...) becomes an `UnderstudyError` about `path`.
-reading = partial(_explained, False)
 writing = partial(_explained, True)
+
+
+@contextmanager
+def reading(path: str | Path, kind: Kind | None = None) -> Iterator[None]:
+    """As `writing`; with a kind of files whatever else the parsing of its bytes raises, too, which stays the cause.
+
+    Only calls that parse foreign bytes belong into the block. Names that do not exist, failed assertions and imports
+    are mistakes of ours, whatever the file holds, and pass, as does a lack of memory.
+    """
+    try:
+        with _explained(False, path):
+            yield
+    except (UnderstudyError, Interrupted, MemoryError, NameError, AssertionError, ImportError):
+        raise
+    except Exception as error:
+        if kind is None:
+            raise
+        raise kind.damaged(path, error) from error
 
 
 def make_folder(path: str | Path) -> None:
@@ -170,12 +188,12 @@ class Record(dict[str, Any]):
 
 def read_json(path: str | Path, kind: type | None = None) -> Any:
     """Reads JSON, its objects as `Record`s; raises `UnderstudyError` for no JSON, or another `kind` (dict or list)."""
-    try:
-        with reading(path):
-            text = Path(path).read_text(encoding="utf-8")
+    with reading(path, JSON):  # also bytes that are no text, endless digits, deep nesting
+        budget = Budget(path, JSON)
+        budget.spend(Path(path).stat().st_size)
+        text = Path(path).read_text(encoding="utf-8")
+        budget.spend(items=sum(map(text.count, ",[{")))
         found = json.loads(text, object_hook=lambda content: Record(content, path))
-    except (ValueError, RecursionError) as error:  # also bytes that are no text, endless digits, deep nesting
-        raise UnderstudyError(f"not a JSON file ({error})", where=path, fix="restore it, or delete it") from error
     if kind is not None and not isinstance(found, kind):
         raise UnderstudyError("another program wrote this file", where=path, fix="give the one that Understudy made")
     return found

@@ -5,7 +5,6 @@ A file is inflated in one call of ISA-L, two to three times as fast as zlib and 
 
 import logging
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +12,13 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
-from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError, first_line
+from understudy.io.files import reading
 from understudy.io.folders import read_bytes
+from understudy.io.foreign import DEFLATE, GB, NIFTI, OverBudget, not_finite
 from understudy.io.grids import SAME_EDGES, SAME_GRID, Plane, VolumeHeader
 
 
@@ -29,12 +29,10 @@ class Digest(Protocol):
 
 
 LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single precision leaves of a label
-_LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
 _EDGES = (0.01, 100.0)  # mm, of a plausible voxel
 _GZIP_MAGIC = b"\x1f\x8b"
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
-_DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, zlib.error, EOFError, ValueError)  # type: ignore[assignment]
-_REPLACE = "replace the file by an intact copy (download or export it again)"
+_REPLACE = NIFTI.fix
 _SAME_HEADER = "nibabel.Nifti1Image(mask, image.affine)"
 _QUIET = logging.getLogger("understudy.io.nifti.nibabel")  # nibabel's own remarks; what matters we say ourselves
 _QUIET.addHandler(logging.NullHandler())
@@ -48,32 +46,38 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
         flat: take a two-dimensional image as a volume of one slice.
         plane: of the slices into which the volume is to be cut.
     """
-    stored = _parse(path)
+    with reading(path, NIFTI):
+        return _read_header(path, flat, plane)
+
+
+def _read_header(path: Path, flat: bool, plane: Plane) -> VolumeHeader:
+    stored, there = _parse(path)
     shape = _shape(stored, path, flat)
     dtype = stored.get_data_dtype()
     if dtype.kind not in "biuf":
         kind = "colours (RGB)" if dtype.fields is not None else f"{dtype.name} numbers"
         fix = "save grey values, one channel a file (of complex numbers the magnitudes: numpy.abs)"
         raise UnderstudyError(f"the voxels are {kind}, not grey values", where=path, fix=fix)
-    try:
-        slope, intercept = stored.get_slope_inter()
-        offset = int(stored["vox_offset"])
-    except (HeaderDataError, ValueError, OverflowError) as error:
-        what = f"the scale or the offset of the voxels is no number ({first_line(error)})"
-        fix = "correct scl_slope, scl_inter and vox_offset in the header, or export the volume again"
-        raise UnderstudyError(what, where=path, fix=fix) from error
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size > _LARGEST or offset < 0:
-        what = f"the header announces {size / 2**30:,.1f} GB of voxels from byte {offset} on"
-        raise UnderstudyError(what, where=path, fix=f"{_REPLACE}; a volume may have {_LARGEST >> 30} GB")
+    slope, intercept = stored.get_slope_inter()
+    offset = int(stored["vox_offset"])
+    voxels = int(np.prod(shape, dtype=object))
+    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    if not np.isfinite([slope, intercept]).all() or slope == 0:
+        what = f"the header scales the voxels by {slope:g} and adds {intercept:g}"
+        raise UnderstudyError(what, where=path, fix="set scl_slope to 1 and scl_inter to 0, or export the volume again")
+    size, taken = voxels * dtype.itemsize, voxels * (dtype.itemsize if (slope, intercept) == (1, 0) else 8)
+    if taken > NIFTI.most or offset < 0:
+        what = f"the header announces {taken / GB:,.1f} GB of voxels from byte {offset} on"
+        raise OverBudget(what, where=path, fix=f"{_REPLACE}; a volume may have {NIFTI.most / GB:g} GB")
+    if offset + size > there:
+        raise NIFTI.damaged(path, EOFError(f"{offset + size:,} bytes are announced, there are at most {there:,}"))
     affine, doubts, units = _position(stored, path)
     positioned = max(int(stored["sform_code"]), int(stored["qform_code"])) > 0
-    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     return VolumeHeader(shape, dtype, offset, float(slope), float(intercept), affine, plane, doubts, positioned, units)
 
 
-def _parse(path: Path) -> Any:
-    """nibabel's header object of a single-file NIfTI-1 or NIfTI-2 image."""
+def _parse(path: Path) -> tuple[Any, int]:
+    """nibabel's header of a single-file NIfTI-1 or NIfTI-2 image; the bytes that the file has, or can hold at most."""
     raw = read_bytes(path, most=1 << 16)
     zipped, named = raw.startswith(_GZIP_MAGIC), path.name.lower().endswith(".gz")
     if zipped != named and (zipped or _size_of_header(raw)):
@@ -93,7 +97,7 @@ def _parse(path: Path) -> Any:
         raise _bad_header(path, error) from error
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
         raise UnderstudyError("a pair of files (.hdr, .img), or Analyze", where=path, fix="convert it to one .nii.gz")
-    return header
+    return header, path.stat().st_size * (DEFLATE if zipped else 1)
 
 
 def _size_of_header(content: bytes) -> int:
@@ -109,10 +113,7 @@ def _bad_header(path: Path, error: BaseException) -> UnderstudyError:
 
 def _shape(stored: Any, path: Path, flat: bool) -> tuple[int, ...]:
     """Three sizes, each at least 1."""
-    try:
-        shape = tuple(int(n) for n in stored.get_data_shape())
-    except (HeaderDataError, ValueError) as error:
-        raise _bad_header(path, error) from error
+    shape = tuple(int(n) for n in stored.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 2 and flat:
@@ -134,11 +135,8 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
     except KeyError:
         units = "unknown"
     codes = int(stored["sform_code"]), int(stored["qform_code"])
-    try:
-        affine = np.asarray(stored.get_best_affine(), np.float64)
-        qform = np.asarray(stored.get_qform(), np.float64) if min(codes) > 0 else affine
-    except (HeaderDataError, ValueError) as error:
-        raise _bad_header(path, error) from error
+    affine = np.asarray(stored.get_best_affine(), np.float64)
+    qform = np.asarray(stored.get_qform(), np.float64) if min(codes) > 0 else affine
     if max(codes) <= 0:
         what = "neither sform nor qform is set, so that nothing tells which side is left"
         doubts.append((what, "look at a slice in a viewer; if it is mirrored or upside down, correct the header"))
@@ -218,14 +216,12 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
     if digest is not None:
         digest.update(raw)
     size = header.offset + header.voxels * header.dtype.itemsize
-    try:
-        if size > len(raw) * 1032:  # more than gzip can shrink; before a buffer of this size is made
+    with reading(path, NIFTI):
+        if size > len(raw) * DEFLATE:  # it may have changed since its header was read
             raise EOFError(f"{size:,} bytes are announced, the file has {len(raw):,}")
         content = _inflate(raw, size) if raw.startswith(_GZIP_MAGIC) else raw
         # a view of the inflated bytes: nibabel would copy them twice
         stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
-    except _DAMAGE as error:
-        raise UnderstudyError(f"truncated or damaged file ({first_line(error)})", where=path, fix=_REPLACE) from error
     with np.errstate(all="ignore"):  # what overflows is found by whoever judges the values
         scaled = apply_read_scaling(stored, header.slope, header.intercept)
     return np.asarray(scaled).reshape(header.shape, order="F")
@@ -237,10 +233,12 @@ def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
         return values.view(np.uint8)
     if not values.size:
         return values.astype(np.uint8)
+    if bad := not_finite(values):
+        raise UnderstudyError(f"{bad}: these are no labels", where=path, fix="use 0 to 65535: set NaN to 0")
     low, high = float(values.min()), float(values.max())
-    if not -LABEL_TOLERANCE <= low <= high <= 65_535 + LABEL_TOLERANCE:  # NaN fails as well
-        cure = ": set NaN to 0" if np.isnan(low) else "; save the label volume itself"
-        raise UnderstudyError(f"values from {low:g} to {high:g} are no labels", where=path, fix=f"use 0 to 65535{cure}")
+    if not -LABEL_TOLERANCE <= low <= high <= 65_535 + LABEL_TOLERANCE:
+        what, fix = f"values from {low:g} to {high:g} are no labels", "use 0 to 65535; save the label volume itself"
+        raise UnderstudyError(what, where=path, fix=fix)
     small = np.uint8 if high < 255.5 else np.uint16
     if values.dtype.kind != "f":
         return values if values.dtype == np.uint8 else values.astype(small)

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from understudy.io.settings import Settings
 
 CERTAIN = 0.01  # chance that a set without copies has a single slice that is called one
 CONCENTRATED = 0.01  # p-value at which flags are said to be concentrated on few training patients
@@ -11,10 +13,8 @@ FEWEST_PATIENTS = 5  # below, a bootstrap over patients says nothing
 TRANSFORMS = {"none": (0,), "flips": (0, 2, 4, 6), "dihedral": tuple(range(8))}
 
 
-class AuditConfig(BaseModel):
+class AuditConfig(Settings, frozen=True):
     """What counts as too near, which copies are planted, and how intervals are made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     quantile: float = Field(
         default=0.99,

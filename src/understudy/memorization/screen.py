@@ -10,6 +10,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_json
+from understudy.io.readers import read_table
 from understudy.io.seals import check_opened
 from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.concentration import Concentration
@@ -57,7 +58,7 @@ def screen(
     if numbers["sets"]["synthetic"]["content_hash"] != synthetic.content_hash:
         what = "the audit is of another synthetic set, or the set was changed since"
         raise UnderstudyError(what, where=audit_dir, fix="audit this set first")
-    flagged = np.flatnonzero(pd.read_parquet(Path(audit_dir) / "p_values.parquet")["flagged"].to_numpy(bool))
+    flagged = np.flatnonzero(read_table(Path(audit_dir) / "p_values.parquet", "flagged")["flagged"].to_numpy(bool))
     alike = near_duplicates(synthetic, flagged, numbers, device, progress)
     kept = rows_left(synthetic, flagged, alike)
     done = Screened(len(synthetic), len(kept), len(flagged), len(alike))
@@ -183,7 +184,7 @@ def recheck(
     done, path = Recheck(numbers, compare(parts, config, search)), folder / "p_values.parquet"
     if not path.is_file():
         raise UnderstudyError("the audit has no p-values", where=path, fix=_AGAIN)
-    stored, table = pd.read_parquet(path), done.table
+    stored, table = read_table(path, "judged", "flagged", "p"), done.table
     same = len(stored) == len(table) and all(
         name in stored and stored[name].astype(bool).equals(table[name].astype(bool)) for name in ("judged", "flagged")
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_json, write_text
+from understudy.io.readers import read_arrays
 from understudy.memorization.exact import MAX_PIXELS, Annotations, Best, Correlations, Ints, Side, signed
 from understudy.memorization.views import ANNOTATION, SHOWN, TESTED, Pixels, View, inverse, named_views, transform
 from understudy.roles import Part
@@ -281,8 +282,7 @@ class _Store:
     def load(self, name: str) -> dict[str, Any] | None:
         if self._folder is None or not (path := self._folder / f"{name}.search.npz").is_file():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return read_arrays(path)
 
     def save(self, name: str, **arrays: Any) -> None:
         if self._folder is not None:

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.arrays import unreadable_array
+from understudy.io.files import reading
 from understudy.io.folders import read_bytes
+from understudy.io.foreign import NUMPY
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header, read_voxels, whole_numbers
+from understudy.io.readers import array_names, read_array
 from understudy.io.seals import check_opened
 from understudy.metrics.overlap import FOREGROUND, Counts, EmptyPolicy, apply_policy
 from understudy.metrics.scores import WHOLE, class_names, raw_row, score_volume
@@ -210,21 +213,15 @@ def _read(path: Path) -> tuple[Labels, VolumeHeader | None, list[str]]:
 
 
 def _read_numpy(path: Path) -> NDArray[np.generic]:
-    read_bytes(path, 200)  # says what is wrong with links and pointers
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            names = [name for name in ARRAYS if name in loaded.files] or loaded.files
-            if len(names) != 1:
-                fix = f"store one array, or call it one of {', '.join(ARRAYS)}"
-                raise UnderstudyError(f"cannot tell which array holds the labels: {loaded.files}", path, fix)
-            return np.asarray(loaded[names[0]])
-    except UnderstudyError:
-        raise
-    except Exception as error:  # of a damaged file NumPy and zipfile raise nearly anything
-        raise unreadable_array(path, error) from error
+    if not read_bytes(path, 200).startswith(b"PK"):  # says what is wrong with links and pointers
+        return read_array(path)
+    with reading(path, NUMPY), ZipFile(path) as archive:
+        there = array_names(archive)
+    names = [name for name in ARRAYS if name in there] or there
+    if len(names) != 1:
+        fix = f"store one array, or call it one of {', '.join(ARRAYS)}"
+        raise UnderstudyError(f"cannot tell which array holds the labels: {list(there)}", path, fix)
+    return read_array(path, names[0])
 
 
 class _Scored(NamedTuple):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.io.foreign import PARQUET
+from understudy.io.readers import read_table
 from understudy.metrics.overlap import FOREGROUND, RESERVED, Counts, confusion, counts, resolve_regions, union_box
 from understudy.metrics.surface import UNDEFINED, Spacing, SurfaceDistances, checked_spacing, surface_distances
 from understudy.runtime.lazy import pandas as pd
@@ -139,6 +142,17 @@ def raw_row(
         "truth_voxels": tp + fn, "predicted_voxels": tp + fp, "truth_empty": tp + fn == 0,
         "predicted_empty": tp + fp == 0, **distances._asdict(), "diagonal_mm": diagonal,
     }  # fmt: skip
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """A file of raw results; an UnderstudyError where it is damaged, or lacks a column that scores are made of."""
+    usual = raw_row("", WHOLE, False, Counts(0, 0, 0), UNDEFINED, 0.0)
+    later = ("region", "truth_voxels", "predicted_voxels")
+    numbers = [name for name, value in usual.items() if not isinstance(value, str) and name not in later]
+    rows = read_table(path, "subject", "class_name", "scope", *numbers)
+    if wrong := [name for name in numbers if rows[name].dtype.kind not in "iufb"]:
+        raise PARQUET.damaged(path, ValueError(f"no numbers in {', '.join(wrong)}"))
+    return rows
 
 
 def flag(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:

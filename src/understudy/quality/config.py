@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from understudy.io.settings import Settings
 
 
-class QualityConfig(BaseModel):
+class QualityConfig(Settings, frozen=True):
     """How sets are compared."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     neighbours: int = Field(default=5, ge=1, description="k of precision, recall, density and coverage")
     neighbours_slices: int = Field(
@@ -30,10 +30,8 @@ class QualityConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="of all random choices")
 
 
-class AnnotationConfig(BaseModel):
+class AnnotationConfig(Settings, frozen=True):
     """How annotations are compared."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     resamples: int = Field(default=1000, ge=10, description="of the bootstrap of values")
     distance_resamples: int = Field(default=200, ge=10, description="of the bootstrap of distances")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, sha256_json, write_json
+from understudy.io.files import atomic_path, read_json, reading, sha256_json, write_json
+from understudy.io.foreign import NUMPY
 from understudy.io.seals import file_hash
 from understudy.quality.extractors import Extractor, Features, LabelledExtractor
 from understudy.quality.radiomics import RadiomicExtractor
@@ -142,7 +143,8 @@ def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
                 raise
         for part in entry.glob("block-*.np?"):
             part.unlink(missing_ok=True)
-    found: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+    with reading(path, NUMPY):
+        found: Features = np.load(path, mmap_mode="r", allow_pickle=False)
     if found.shape != (count, dimension):
         raise UnderstudyError("the kept features do not fit the set", where=path, fix="delete the folder")
     return found

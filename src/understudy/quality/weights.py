@@ -5,7 +5,6 @@ functions that run while it is opened, so one is opened only if its SHA-256 is t
 user states; then nothing but its parameters is taken.
 """
 
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from understudy.errors import UnderstudyError, first_line
-from understudy.io.files import sha256_file
+from understudy.errors import UnderstudyError
+from understudy.io.files import reading, sha256_file
+from understudy.io.foreign import WEIGHTS
+from understudy.io.readers import read_tensors
 
 # SHA-256 (hex, or its first digits) of files that are known to be the right ones
 PUBLISHED: dict[str, tuple[str, ...]] = {
@@ -28,9 +27,6 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",  # NVIDIA's TorchScript
     )
 }
-_UNREADABLE = (
-    RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError, SafetensorError, pickle.UnpicklingError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,25 +59,22 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
         raise UnderstudyError(f"the weights have the SHA-256 {found}, not {listed}", where=path, fix=fix)
     tensors_only, script = path.suffix == ".safetensors", False
     if not tensors_only and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:  # TorchScript archives hold code and constants beside the tensors
+        with reading(path, WEIGHTS), zipfile.ZipFile(path) as archive:
+            # TorchScript archives hold code and constants beside the tensors
             script = any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
     if script and not wanted:
         what = f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})"
         fix = "state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict"
         raise UnderstudyError(what, where=path, fix=fix)
-    try:
+    with reading(path, WEIGHTS):
         if tensors_only:
-            return Weights(path, found, load_file(path))
+            return Weights(path, found, read_tensors(path, WEIGHTS))
         if script:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is on its way out; reading old files is its last use
                 module: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
             return Weights(path, found, {k: v.detach() for k, v in module.state_dict().items()}, module)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        fix = "give a state dict (tensors only), safetensors, or a TorchScript archive"
-        what = f"the weights cannot be read safely ({first_line(error)})"
-        raise UnderstudyError(what, where=path, fix=fix) from error
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import png_chunks
-from understudy.io.files import read_json, sha256_file, sha256_json
+from understudy.io.files import read_json, reading, sha256_file, sha256_json
+from understudy.io.foreign import READING
+from understudy.io.settings import Settings
 
 FORMAT = "understudy-reading-1"
 KEY_FORMAT = "understudy-reading-key-2"
@@ -41,14 +43,14 @@ class StudyText(BaseModel):
     seed: int
 
 
-class Panel(BaseModel, extra="forbid"):
+class Panel(Settings):
     """One picture of an item."""
 
     file: Annotated[str, Field(pattern=r"^images/[0-9a-f]{16}\.png$")]
     label: Label
 
 
-class Item(BaseModel, extra="forbid"):
+class Item(Settings):
     """What a reader judges at once."""
 
     id: Identifier
@@ -97,13 +99,9 @@ def open_folder(path: str | Path) -> ReadingFolder:
     path = Path(path)
     if not (path / "study.json").is_file():
         raise UnderstudyError("no reading study: no study.json", where=path, fix="give the folder of `reading prepare`")
-    try:
+    with reading(path, READING):
         text = StudyText.model_validate(read_json(path / "study.json"))
         items = TypeAdapter(list[Item]).validate_python(read_json(path / "items.json"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "at the top"
-        raise UnderstudyError(f"field {field}: {first['msg']}", where=path, fix="prepare the study again") from error
     by_id = {item.id: item for item in items}
     if not items or len(by_id) < len(items):
         raise UnderstudyError("items.json is empty, or an id comes twice", where=path, fix="prepare it again")

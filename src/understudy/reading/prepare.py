@@ -12,12 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_file, write_json
+from understudy.io.readers import read_array
 from understudy.io.seals import check_opened
+from understudy.io.settings import Settings
 from understudy.reading.folder import FORMAT, KEY_FORMAT, seal
 from understudy.reading.statistics import auc
 from understudy.report.plots.slices import Pixels, channel_window, colours, overlay, square_around, upright, windowed
@@ -47,7 +49,7 @@ _MEASURES = (
 )
 
 
-class Design(BaseModel, extra="forbid"):
+class Design(Settings):
     """How a reading study is drawn.
 
     `balanced`: as many synthetic as real slices, their number not told, some shown twice. `paper`: as many of each
@@ -59,7 +61,7 @@ class Design(BaseModel, extra="forbid"):
     synthetic_count: int | None = Field(None, ge=1)  # slices of each generator; None: as the design says
     repeats: float | None = Field(None, ge=0, le=1)  # share shown twice; None: 0.1, or 0 in the paper's design
     channels: list[str] | None = None  # shown, in panels; None: all
-    splits: list[str] = list(HELD_OUT)  # real slices are of these parts
+    splits: list[str] = Field(list(HELD_OUT))  # real slices are of these parts
     pixels: int = Field(512, ge=32, le=2048)  # edge of a panel as shown
     scale: Literal["confidence", "binary"] = "confidence"  # ask how sure, or only which
     margin: float = Field(0.1, gt=0, lt=1)  # difference of rates that still counts as none, set before reading
@@ -214,8 +216,7 @@ def prepare_segmentations(
         pair = []  # uint8 [Z, H, W] of each
         for folder in folders:
             check_opened(folder / f"{subject}.npz")
-            with np.load(folder / f"{subject}.npz", allow_pickle=False) as arrays:
-                pair.append(arrays["prediction"])
+            pair.append(read_array(folder / f"{subject}.npz", "prediction"))
         picture = _Picture(opened, opened.read(subject), opened.channels.index(channel), pixels)
         differing = rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))
         for z in differing[: min(each, count - len(items))].tolist():

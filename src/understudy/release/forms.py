@@ -5,17 +5,19 @@ import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from understudy.errors import UnderstudyError, first_line
-from understudy.io.files import write_text
+from understudy.errors import UnderstudyError
+from understudy.io.files import reading, write_text
+from understudy.io.foreign import YAML, Budget
+from understudy.io.settings import Settings
+from understudy.io.yaml import load_yaml
 
 TODO = "TODO"
 _USUAL = {"quantile": 0.99}  # answers that stand in the form
 
 
-class _Form(BaseModel, extra="forbid", frozen=True):
+class _Form(Settings, frozen=True):
     """Every field without a default has to be filled in."""
 
 
@@ -98,13 +100,9 @@ Form = TypeVar("Form", bound=BaseModel)
 
 def read_form(path: str | Path, form: type[Form]) -> Form:
     """A form that is filled in; raises as `checked_form`, and for a file that is absent or not YAML."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        fix = "put a text with a colon or a # in quotes; a new form: understudy release template FOLDER"
-        where = f"{path}, line {mark.line + 1}" if mark else path
-        raise UnderstudyError(f"the form cannot be read ({first_line(error)})", where=where, fix=fix) from error
+    with reading(path, YAML):
+        Budget(path, YAML).spend(Path(path).stat().st_size)
+        content, _ = load_yaml(Path(path).read_text(encoding="utf-8"), str(path))
     return checked_form(content, form, path)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, read_json, write_text
+from understudy.io.readers import read_table
 from understudy.names import display_name
 from understudy.report.data import bounded
 from understudy.report.page import render, write_table
@@ -58,7 +59,7 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         write_table(out, table)
     for key, frame in frames.items():
         write_text(out / "tables" / f"{key}.csv", frame.to_csv(index=False))
-    scores = [pd.read_parquet(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()]
+    scores = [read_table(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()]
     with atomic_path(out / "scores.parquet") as temporary:
         pd.concat(scores, ignore_index=True).to_parquet(temporary, index=False)
     answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}

@@ -17,11 +17,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 from pydantic import SerializerFunctionWrapHandler as Serialize
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
+
+from understudy.io.settings import Settings
 
 _STREAM = 0xA06  # keeps these draws apart from other uses of the same seed, and seeds the pool of noise
 _UNIFORMS = 16  # a fixed number a sample: switching one transform off does not change the others' draws
@@ -51,14 +53,12 @@ SWIN_SET: dict[str, Any] = {
 LATER = ("set", "p_elastic", "elastic_sd", "elastic_points", "input")
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Settings, frozen=True):
     """How strongly to augment; the defaults below are the U-Net's, `SWIN_SET` holds what the Swin's set has otherwise.
 
     For the U-Net's low resolution and gamma the paper's text gives no probability; those of the authors' code stand in
     (0.25, and 0.3 for their two gamma transforms together). Noise touches the foreground only, as in their code.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = Field(True, description="False: only what `input` says")
     set: Literal["unet", "swin"] = Field("unet", description="whose defaults hold for the fields that are not given")
@@ -77,7 +77,7 @@ class AugmentConfig(BaseModel):
     p_gamma: Probability = Field(0.3, description="probability of a gamma change; swin: 1")
     gamma: Positive = Field((0.8, 1.2), description="exponent, images in 0..1")
     p_elastic: Probability = Field(0.0, description="probability of an elastic deformation; swin: 1")
-    elastic_sd: float = Field(2.0, ge=0, description="standard deviation of the grid's displacements, pixels")
+    elastic_sd: float = Field(2.0, ge=0, le=1000, description="standard deviation of the grid's displacements, pixels")
     elastic_points: int = Field(3, ge=2, le=64, description="points a side of the grid; 3: the U-Net paper's")
     flips: bool | Literal["either"] = Field(
         False, description="true: rows and columns, each with probability 0.5; either: one of the two with 0.5 (swin)"

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_serializer, model_validator
+from pydantic import Discriminator, Field, TypeAdapter, model_serializer, model_validator
 from pydantic import SerializerFunctionWrapHandler as Serialize
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Settings
 from understudy.segmenters.augment import AugmentConfig
 from understudy.segmenters.swin import Swin, SwinConfig, build_swin
 from understudy.segmenters.unet import UNet, UNetConfig, build_unet
@@ -41,10 +42,8 @@ def build_model(
     return build_unet(config, channels, classes, resolution, seed)
 
 
-class MixtureConfig(BaseModel):
+class MixtureConfig(Settings, frozen=True):
     """What a segmenter is trained on, out of the slice sets that it is given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     real_share: float = Field(0.5, ge=0, le=1, description="share of real samples; 0 and 1 with `total` only")
     total: int | Literal["real"] | None = Field(
@@ -90,19 +89,20 @@ PAPER: dict[str, dict[str, Any]] = {
 LATER = ("epochs", "max_minutes", "optimiser", "betas", "schedule", "loss", "validation_slices")
 
 
-class SegmenterTrainingConfig(BaseModel):
-    """How a segmenter is trained; optimiser and schedule default to the paper's for the U-Net (section 4.3)."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class SegmenterTrainingConfig(Settings, frozen=True):
+    """How a segmenter is trained; optimiser and schedule default to the paper's for the U-Net (section 4.3)."""
 
     samples: int | None = Field(40_000, ge=1, description="budget, slices shown; the paper's U-Net: 30,000,000")
     epochs: float | None = Field(None, gt=0, description="budget in place of `samples`; the paper's Swin: 25")
     max_minutes: float | None = Field(None, gt=0, description="ends early; the learning rate still follows the budget")
-    batch: int = Field(32, ge=1, description="slices a step; the authors' code: 48")
+    batch: int = Field(32, ge=1, le=1 << 16, description="slices a step; the authors' code: 48")
     optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov) or adamw")
-    lr: float = Field(0.05, gt=0, description="learning rate, the largest")
+    lr: float = Field(0.05, gt=0, le=100, description="learning rate, the largest")
     momentum: float = Field(0.99, ge=0, lt=1, description="Nesterov momentum of sgd")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of adamw")
     weight_decay: float = Field(3e-5, ge=0, description="L2 penalty (sgd), decay (adamw)")
     schedule: Literal["poly", "linear"] = Field(
         "poly", description="decay to 0: by `poly_exponent`, or linear after the warm-up"

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError, first_line
-from understudy.io.files import read_json
+from understudy.errors import UnderstudyError
+from understudy.io.files import read_json, reading
+from understudy.io.foreign import MODEL
+from understudy.io.readers import built, read_tensors
 from understudy.io.seals import check_opened
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import in_parts
@@ -26,6 +28,23 @@ FORMAT = "understudy-segmenter-1"
 WEIGHTS = "segmenter.safetensors"
 
 Dropped = Literal["background", "predict"]
+
+
+class _Augmented(BaseModel):
+    input: Input = "z_score"
+
+
+class _Trained(BaseModel):
+    precision: Literal["auto", "fp32", "bf16"]
+    augment: _Augmented
+
+
+class _Record(BaseModel):  # what `config.json` must say, whatever else is in it
+    model: dict[str, Any]
+    training: _Trained
+    channels: list[str] = Field(min_length=1)
+    classes: list[str] = Field(min_length=2, max_length=256)
+    resolution: int = Field(ge=4, le=4096)
 
 
 @dataclass
@@ -70,18 +89,18 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     record = read_json(folder / "config.json", dict)
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
-    channels, classes, resolution = tuple(record["channels"]), tuple(record["classes"]), int(record["resolution"])
-    try:
-        network = build_model(model_config(record["model"]), len(channels), len(classes), resolution)
-        network.load_state_dict(load_file(weights))
-    # a damaged file; other names or shapes of weights; unknown fields of the network
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        what = f"the weights cannot be read ({first_line(error)})"
-        raise UnderstudyError(what, weights, "train it again") from error
-    target, training = resolve_device(device), record["training"]
+    tensors = read_tensors(weights)
+    with reading(folder / "config.json", MODEL):
+        said = _Record.model_validate(record)
+        channels, classes, resolution = tuple(said.channels), tuple(said.classes), said.resolution
+        build = partial(build_model, channels=len(channels), classes=len(classes), resolution=resolution)
+        network = built(build, model_config(said.model), tensors.values(), weights)
+    with reading(weights, MODEL):  # other names or shapes of weights
+        network.load_state_dict(tensors)
+    target = resolve_device(device)
     network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dtype, given = resolve_precision(training["precision"], target), training["augment"].get("input", "z_score")
-    return Segmenter(network, channels, classes, resolution, target, dtype, record, given)
+    dtype = resolve_precision(said.training.precision, target)
+    return Segmenter(network, channels, classes, resolution, target, dtype, record, said.training.augment.input)
 
 
 def predict(

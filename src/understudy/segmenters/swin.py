@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Depth, Settings, Width
 
 if TYPE_CHECKING:
     from transformers import UperNetForSemanticSegmentation
@@ -32,26 +33,24 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class SwinConfig(BaseModel):
+class SwinConfig(Settings, frozen=True):
     """The architecture; channels, classes and resolution come from the data."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["swin"] = Field("swin", description="name of the architecture")
     size: Literal["base", "small", "tiny", "mini"] = Field(
         "base",
         description="base (the paper), small and tiny as published; mini is ours, for CPUs. Gives the fields left null",
     )
-    embed: int | None = Field(None, ge=1, description="features of a patch, doubled at every stage")
-    depths: tuple[int, ...] | None = Field(None, description="blocks of each stage")
-    heads: tuple[int, ...] | None = Field(None, description="attention heads of each stage")
-    patch: int | None = Field(None, ge=1, description="pixels; null: 4 (the paper), 2 below 128 pixels")
-    window: int | None = Field(None, ge=2, description="patches; null: 7 (the paper), 4 below 128 pixels")
-    mlp_ratio: float = Field(4.0, gt=0, description="width of the perceptrons, in features")
+    embed: Width | None = Field(None, description="features of a patch, doubled at every stage")
+    depths: tuple[Depth, ...] | None = Field(None, description="blocks of each stage")
+    heads: tuple[Width, ...] | None = Field(None, description="attention heads of each stage")
+    patch: Width | None = Field(None, description="pixels; null: 4 (the paper), 2 below 128 pixels")
+    window: int | None = Field(None, ge=2, le=1 << 14, description="patches; null: 7 (the paper), 4 below 128 pixels")
+    mlp_ratio: float = Field(4.0, gt=0, le=64, description="width of the perceptrons, in features")
     drop_path: float | None = Field(None, ge=0, lt=1, description="probability to skip the last block in training")
     dropout: float = Field(0.1, ge=0, lt=1, description="before the classifiers, whole channels")
-    head_channels: int | None = Field(None, ge=1, description="channels of UPerNet's head")
-    auxiliary_channels: int | None = Field(None, ge=1, description="channels of the auxiliary head")
+    head_channels: Width | None = Field(None, description="channels of UPerNet's head")
+    auxiliary_channels: Width | None = Field(None, description="channels of the auxiliary head")
     auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head in the loss")
 
     def shape(self, resolution: int) -> SwinConfig:

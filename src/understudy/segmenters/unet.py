@@ -8,22 +8,23 @@ their text in padding, order of layers and supervision: this follows the text.
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import Settings, Width
 
 
-class UNetConfig(BaseModel):
+class UNetConfig(Settings, frozen=True):
     """The architecture; channels, classes and resolution come from the data."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["unet"] = Field("unet", description="name of the architecture")
-    filters: tuple[int, ...] | None = Field(None, description="of each stage, highest resolution first; None: by width")
-    width: int = Field(32, ge=1, description="filters of the first stage, doubled at every stage")
-    max_width: int | None = Field(None, ge=1, description="None: 4 x resolution, at most 512 as nnU-Net")
-    depth: int | None = Field(None, ge=3, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
+    filters: tuple[Width, ...] | None = Field(
+        None, description="of each stage, highest resolution first; None: by width"
+    )
+    width: Width = Field(32, description="filters of the first stage, doubled at every stage")
+    max_width: Width | None = Field(None, description="None: 4 x resolution, at most 512 as nnU-Net")
+    depth: int | None = Field(None, ge=3, le=16, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
     deep_supervision: int = Field(5, ge=1, description="levels, from the highest, that the loss is applied to")
 
     def stages(self, resolution: int) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class SliceNorm(nn.InstanceNorm2d):
 class UNet(nn.Module):
     """DynUNet that returns its deep supervision outputs at their own resolution."""
 
-    def __init__(self, channels: int, classes: int, filters: tuple[int, ...], levels: int) -> None:
+    def __init__(self, channels: int, classes: int, filters: tuple[Width, ...], levels: int) -> None:
         with torch.random.fork_rng(devices=[]):  # this import draws random numbers
             from monai.networks.nets import DynUNet  # takes seconds
 

@@ -12,12 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import plain, read_json, write_text
+from understudy.io.files import plain, read_json, reading, write_text
+from understudy.io.foreign import TEXT
 from understudy.io.seals import check_sealed
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
 from understudy.metrics.bootstrap import holm
 from understudy.metrics.overlap import apply_policy
-from understudy.metrics.scores import WHOLE, class_names
+from understudy.metrics.scores import WHOLE, class_names, read_scores
 from understudy.quality.metrics import label_of
 from understudy.report.sections.correlation import scatter
 from understudy.study.engine.jobs import job_folder, read_done, saved_jobs
@@ -121,10 +122,8 @@ def _agreement(table: pd.DataFrame) -> pd.Series:
 
 def _from_csv(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row a snapshot that was tested, and its Dice by patient; the same of the functions below."""
-    try:
+    with reading(path, TEXT):
         frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UnderstudyError(f"the table cannot be read ({error})", where=path, fix="give a CSV file") from error
     if "dice" not in frame or "snapshot" not in frame:
         fix = "name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics"
         raise UnderstudyError("the table has no column `snapshot` or no column `dice`", where=path, fix=fix)
@@ -187,7 +186,7 @@ def _dice_by_generator(label: str, done: Done, training: str, segmenter: str | N
     rows: dict[str, list[pd.DataFrame]] = {}
     for cell, folder in cells:
         if (cell["segmenter"], cell["augmentation"]) == (network, augmented):
-            rows.setdefault(cell["generator"], []).append(pd.read_parquet(folder / "scores.parquet"))
+            rows.setdefault(cell["generator"], []).append(read_scores(folder / "scores.parquet"))
     found = {}
     for name, frames in rows.items():
         scores = pd.concat(frames)

@@ -3,18 +3,22 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
+from understudy.cohort.slicing import Frame, SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES, pattern_text
-from understudy.io.files import atomic_path, read_json, write_json
+from understudy.io.files import atomic_path, read_json, reading, write_json
 from understudy.io.folders import files_below
+from understudy.io.foreign import MODEL
 from understudy.io.grids import VolumeHeader, as_stored
 from understudy.io.seals import check_opened, check_sealed
+from understudy.slices import LabelClass
 from understudy.study.engine.jobs import folder_name, read_done
 
 PREPARATION = "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes
@@ -51,7 +55,6 @@ def segment_patient(
         dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
     """
     from understudy.cohort.prepare import slice_new_patient
-    from understudy.cohort.slicing import Frame, SliceConfig
     from understudy.segmenters.predict import load, predict_volume
 
     if not out.name.endswith((".nii", ".nii.gz")):
@@ -61,30 +64,38 @@ def segment_patient(
     if not found:
         fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
-    segmenter, preparation = load(found[0], device), _preparation_of(found[0])
-    files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
-    config = SliceConfig.model_validate(preparation["slices"])
-    frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
-    volume, header = slice_new_patient(files, config, frame, preparation["trust_array_order"])
-    labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
-    values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
+    made, segmenter = _preparation_of(found[0]), load(found[0], device)
+    files = find_channels(patient, segmenter.channels, made.file_patterns, given or {})
+    volume, header = slice_new_patient(files, made.slices, made.frame, made.trust_array_order)
+    labels = predict_volume(segmenter, volume, dropped=dropped or made.dropped_slices)  # type: ignore[arg-type]
+    values = {entry.name: entry.source for entry in made.classes}
     table = np.array([values[name] for name in segmenter.classes], np.uint8)
     save_labels(table[labels], header, next(iter(files.values())), out)
     return {name: int((labels == k).sum()) for k, name in enumerate(segmenter.classes) if k}
 
 
-def _preparation_of(model: Path) -> dict[str, Any]:
+class _Preparation(BaseModel):
+    slices: SliceConfig
+    frame: Frame | None = None
+    classes: list[LabelClass]
+    file_patterns: dict[str, str]
+    trust_array_order: bool
+    dropped_slices: Literal["background", "predict"]
+
+
+def _preparation_of(model: Path) -> _Preparation:
     """How the slices of a segmenter were made: from its record, else from the job that it stands in."""
-    record = read_json(model / "config.json")
-    if PREPARATION in record:
-        return dict(record[PREPARATION])
+    record = read_json(model / "config.json", dict)
+    with reading(model / "config.json", MODEL):
+        if PREPARATION in record:
+            return _Preparation.model_validate(record[PREPARATION])
     job = model.parent / "spec.json"
     check_opened(job)
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
         prepared = model.parents[1] / folder_name("prepare", job_id)
         if role == "prepare" and read_done(prepared) is not None:
             check_sealed(prepared)
-            return _preparation(prepared, "background")
+            return _Preparation.model_validate(_preparation(prepared, "background"))
     fix = "use it in the folder of its study: OUT/jobs/segmenter-..."
     raise UnderstudyError("the segmenter does not say how its slices were made", where=model / "config.json", fix=fix)
 

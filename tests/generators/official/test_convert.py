@@ -320,7 +320,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"z_dim": 10**9}, "z_dim = 1e[+]09"),
         ({"mapping_layers": 10**6}, "mapping_layers = 1e[+]06"),
         ({"w_dim": "1000000000"}, "w_dim"),
-        ({"channel_base": 10**12, "channel_max": 10**9}, "shape"),
+        ({"channel_base": 10**12, "channel_max": 10**9}, "channel_base"),
         ({"resolution": 2**20}, "less than or equal to 512|beyond any model"),
     ],
 )

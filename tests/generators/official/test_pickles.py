@@ -16,6 +16,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from hypothesis import strategies as st
 from understudy.errors import UnderstudyError
 from understudy.generators.official.checkpoints import collect, read_checkpoint
 from understudy.generators.official.convert import import_checkpoint
-from understudy.generators.official.pickles import NAMES, DType, Limits, Machine, Module, Network, Refusal
+from understudy.generators.official.pickles import NAMES, DType, Machine, Module, Network, Refusal
+from understudy.io.foreign import CHECKPOINT, Budget, OverBudget
 
 # What Python itself reports (PEP 578) when something is run, imported by a pickle, or reaches out.
 WATCHED = {
@@ -173,8 +175,11 @@ CALLS = {
 }
 
 
+PLACES = [plain, nested_in_persistence, nested_in_network, nested_in_storage, nested_in_zip]
+
+
 @pytest.mark.parametrize("name", list(CALLS))
-@pytest.mark.parametrize("place", [plain, nested_in_persistence, nested_in_network, nested_in_storage, nested_in_zip])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_call_is_refused_by_name_wherever_it_is(name: str, place: Any, tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match=r"the name '[\w.]+'") as caught:
         read(place(CALLS[name]), tmp_path)
@@ -316,21 +321,43 @@ def test_zip_archives_with_compressed_or_missing_values_are_refused(name: str, t
             read(out.getvalue(), tmp_path)
 
 
-def test_a_small_file_cannot_ask_for_a_large_memory(tmp_path: Path) -> None:
+def fillers() -> dict[str, bytes]:
+    """Small files that would fill the memory."""
     # A text of 1 MB, encoded again and again: 20 bytes of the file would make 1 MB each.
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
-    again = b"h\x01h\x00h\x02\x86R"
-    content = b"\x80\x02" + text + b"q\x00c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + again * 100 + b"."
-    with pytest.raises(UnderstudyError, match="more memory"):
-        read(content, tmp_path)
+    encoded = b"c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + b"h\x01h\x00h\x02\x86R" * 100
     # A dictionary of 1000 entries, copied again and again: by a call, and as the state of a network.
     entries = b"}(" + b"".join(b"M" + struct.pack("<H", i) + b"K\x01" for i in range(1000)) + b"uq\x00"
     size, network = b"ctorch\nSize\n" + b"h\x00\x85R", b"ctfutil\nNetwork\n)\x81h\x00b"
-    for again in (size, network):
-        with pytest.raises(UnderstudyError, match="more memory"):
-            read(b"\x80\x02" + entries + again * 1000 + b".", tmp_path)
-    with pytest.raises(Refusal, match="more steps"):
-        Machine(io.BytesIO(b"]" * 2000 + b"."), Limits(budget=0, operations=1000)).run()
+    # 2000 weights of 4 MB in single precision that are views of the same 2 MB
+    values = torch.zeros(1000, 1000, dtype=torch.bfloat16)
+    names = ["time_embed.0.weight", "input_blocks.0.0.weight", *(f"x{i}" for i in range(2000))]
+    views = io.BytesIO()
+    torch.save({name: values[:] for name in names}, views)  # noqa: C420 - a view each
+    # a network far wider than its weights; empty arrays that take nothing are not read as its width
+    config, arrays = files.golden(Path(__file__).parents[2] / "golden" / "stylegan2_r32.npz")
+    wide = {**config, "channel_base": 1 << 20, "channel_max": 4096, "z_dim": 4096, "w_dim": 4096}
+    arrays |= {"G/synthesis.b4.empty": np.zeros((4096, 4096, 0), np.float32)}
+    return {
+        "text": b"\x80\x02" + text + b"q\x00" + encoded + b".",
+        "calls": b"\x80\x02" + entries + size * 1000 + b".",
+        "states": b"\x80\x02" + entries + network * 1000 + b".",
+        "sets": b"\x80\x04" + b"\x8f" * 1_000_000 + b".",
+        "views": views.getvalue(),
+        "width": files.stylegan2_pickle(arrays, wide),
+    }
+
+
+@pytest.mark.parametrize("name", ["text", "calls", "states", "sets", "views", "width"])
+def test_a_small_file_cannot_ask_for_a_large_memory(name: str, tmp_path: Path) -> None:
+    (path := tmp_path / "file.pkl").write_bytes(fillers()[name])
+    with pytest.raises(UnderstudyError, match=r"more memory|claims a network"):
+        import_checkpoint(path, tmp_path / "run", ["T1w", "T1wGd", "T2w", "FLAIR"], diffusion={})
+
+
+def test_operations_are_counted() -> None:
+    with pytest.raises(OverBudget, match="1,000 entries or steps"):
+        Machine(io.BytesIO(b"]" * 2000 + b"."), Budget("file.pkl", replace(CHECKPOINT, items=1000), 0)).run()
 
 
 def test_parts_inside_each_other_come_to_an_end() -> None:
@@ -343,7 +370,7 @@ def test_parts_inside_each_other_come_to_an_end() -> None:
     network.state["components"]["again"] = network
     for content in ({"G_ema": loop}, {"G_ema": wide}, (network, network, network)):
         with pytest.raises(Refusal):
-            collect(content)
+            collect(content, Budget("file.pkl", CHECKPOINT, 0))
 
 
 WRONG = {

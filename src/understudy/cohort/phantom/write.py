@@ -15,13 +15,14 @@ from typing import Annotated, Any, Literal
 
 import nibabel as nib
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from understudy import __version__
 from understudy.cohort.phantom.head import FIELD_OF_VIEW, Anatomy, Grid, HeadShape, Streams, build_anatomy, smooth_noise
 from understudy.cohort.phantom.tumour import ENHANCING, NECROSIS, OEDEMA, add_tumours, draw_lesions, mass_effect
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json, write_text, writing
+from understudy.io.settings import Settings
 from understudy.runtime.lazy import ndimage
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.progress import track
@@ -57,12 +58,10 @@ _NON_ENHANCING = (0.58, 0.60, 1.45, 1.38)  # a core that does not enhance is tum
 Voxels = Annotated[int, Field(ge=8, le=1024)]
 
 
-class PhantomConfig(BaseModel):
+class PhantomConfig(Settings, frozen=True):
     """What to draw. The head has the same size in mm at every shape."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    patients: int = Field(default=40, ge=1, description="number of patients")
+    patients: int = Field(default=40, ge=1, le=100_000, description="number of patients")
     shape: tuple[Voxels, Voxels, Voxels] = Field(
         default=(240, 240, 155), description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm"
     )

@@ -10,21 +10,20 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import GaussianProcess, Network
+from understudy.io.settings import Settings
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.memory import in_parts
 
 SAMPLING_BLOCK = 8  # samples computed together on a CPU, aligned; see `sampling_block`
 
 
-class SamplerConfig(BaseModel):
+class SamplerConfig(Settings, frozen=True):
     """How to sample: by default in few steps. `SamplerConfig(kind="ancestral", steps=None)` is the paper's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["ancestral", "ddim", "dpm++"] = Field("dpm++", description="the sampler")
     steps: int | None = Field(50, ge=2, description="evaluations of the network per sample, at most; None: all steps")

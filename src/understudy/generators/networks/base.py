@@ -7,9 +7,10 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from understudy.io.settings import Settings
 from understudy.runtime.memory import in_parts
 
 SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
@@ -18,13 +19,11 @@ Network = TypeVar("Network", bound=nn.Module)
 Config = TypeVar("Config")
 
 
-class NetworkConfig(BaseModel):
+class NetworkConfig(Settings, frozen=True):
     """The joint image that a network is for; the defaults are the paper's (256x256, four sequences, one annotation)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     resolution: int = Field(256, ge=16, le=512, description="of the images, pixels, a power of two")
-    channels: int = Field(5, ge=1, description="channels of the joint image: MR channels + annotation channels")
+    channels: int = Field(5, ge=1, le=256, description="channels of the joint image: MR channels + annotation channels")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

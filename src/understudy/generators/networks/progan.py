@@ -23,13 +23,14 @@ from understudy.generators.networks.progressive import (
     split_level,
 )
 from understudy.generators.ops.fused import GAIN, LAYOUT, SLOPE
+from understudy.io.settings import Width
 
 
 class ProGanConfig(ProgressiveConfig):
     """Architecture of Progressive GAN; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
     kind: Literal["progan"] = Field("progan", description="name of the model")
-    z_dim: int | None = Field(None, ge=1, description="size of the latent z; None: feature maps of the dense layers")
+    z_dim: Width | None = Field(None, description="size of the latent z; None: feature maps of the dense layers")
 
     @property
     def latent_size(self) -> int:

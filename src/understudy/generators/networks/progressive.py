@@ -16,6 +16,7 @@ from understudy.generators.networks.base import LatentGenerator, NetworkConfig
 from understudy.generators.networks.layers import MinibatchDeviation, ScaledConv, ScaledDense, at_least_float, held_as
 from understudy.generators.ops.fused import LAYOUT
 from understudy.generators.ops.resampling import enlarge, shrink, smooth
+from understudy.io.settings import Width
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ def fade_real(images: Tensor, level: float) -> Tensor:
 class ProgressiveConfig(NetworkConfig):
     """What the architectures of both models have in common; the defaults are the paper's at 256x256."""
 
-    fmap_base: int = Field(8192, ge=1, description="feature maps at resolution R: fmap_base / (R / 2) ^ fmap_decay ...")
-    fmap_max: int = Field(512, ge=1, description="... but at most this many")
-    fmap_decay: float = Field(1.0, ge=0, description="log2 of the reduction with every doubling")
-    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch standard deviation, 1 for none")
+    fmap_base: int = Field(
+        8192, ge=1, le=1 << 24, description="feature maps at resolution R: fmap_base / (R / 2) ^ fmap_decay ..."
+    )
+    fmap_max: Width = Field(512, description="... but at most this many")
+    fmap_decay: float = Field(1.0, ge=0, le=8, description="log2 of the reduction with every doubling")
+    mbstd_group: Width = Field(4, description="samples per group of the minibatch standard deviation, 1 for none")
 
     def check_size(self) -> None:
         if self.width(self.resolution) < 1:

@@ -30,16 +30,17 @@ from understudy.generators.networks.progressive import (
 )
 from understudy.generators.ops.fused import LAYOUT, SLOPE
 from understudy.generators.ops.resampling import smooth
+from understudy.io.settings import Depth, Width
 
 
 class StyleGan1Config(ProgressiveConfig):
     """Architecture of StyleGAN 1; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
     kind: Literal["stylegan1"] = Field("stylegan1", description="name of the model")
-    z_dim: int = Field(512, ge=1, description="size of the latent z")
-    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
-    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
-    mapping_width: int = Field(512, ge=1, description="size of the layers between z and w")
+    z_dim: Width = Field(512, description="size of the latent z")
+    w_dim: Width = Field(512, description="size of the intermediate latent w")
+    mapping_layers: Depth = Field(8, description="dense layers from z to w")
+    mapping_width: Width = Field(512, description="size of the layers between z and w")
     mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
     w_avg_beta: float = Field(0.995, ge=0, le=1, description="decay of the mean w per batch")
     psi_cutoff: int | None = Field(8, ge=0, description="truncation moves the first so many w only; None: all of them")

@@ -28,22 +28,23 @@ from understudy.generators.networks.layers import (
 )
 from understudy.generators.ops.fused import GAIN, LAYOUT, image_product, modulated, noisy_activation
 from understudy.generators.ops.resampling import upsample
+from understudy.io.settings import Depth, Width
 
 
 class StyleGan2Config(NetworkConfig):
     """Architecture of StyleGAN 2; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
     kind: Literal["stylegan2"] = Field("stylegan2", description="name of the model")
-    z_dim: int = Field(512, ge=1, description="size of the latent z")
-    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(32768, ge=16, description="feature maps at resolution R: this / R ...")
-    channel_max: int = Field(512, ge=1, description="... but at most this many")
-    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
+    z_dim: Width = Field(512, description="size of the latent z")
+    w_dim: Width = Field(512, description="size of the intermediate latent w")
+    channel_base: int = Field(32768, ge=16, le=1 << 24, description="feature maps at resolution R: this / R ...")
+    channel_max: Width = Field(512, description="... but at most this many")
+    mapping_layers: Depth = Field(8, description="dense layers from z to w")
     mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
     w_avg_beta: float = Field(0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)")
-    conv_clamp: float | None = Field(256.0, description="limit of the activations, None for none")
-    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch deviation")
-    mbstd_maps: int = Field(1, ge=0, description="channels of the minibatch deviation, 0 for none")
+    conv_clamp: float | None = Field(256.0, gt=0, description="limit of the activations, None for none")
+    mbstd_group: Width = Field(4, description="samples per group of the minibatch deviation")
+    mbstd_maps: int = Field(1, ge=0, le=1024, description="channels of the minibatch deviation, 0 for none")
 
     def check_size(self) -> None:
         if self.channel_base < self.resolution:

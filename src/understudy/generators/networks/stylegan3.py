@@ -32,6 +32,7 @@ from understudy.generators.networks.layers import (
 from understudy.generators.networks.stylegan2 import Discriminator, StyleGan2Config, mapping_network
 from understudy.generators.ops.filtered_lrelu import Resampling, filtered_lrelu, lowpass
 from understudy.generators.ops.fused import GAIN
+from understudy.io.settings import Depth, Width
 
 TAPS = 6  # of each filter, per sample of the signal with the lower rate
 
@@ -54,32 +55,34 @@ class StyleGan3Config(NetworkConfig):
     """
 
     kind: Literal["stylegan3"] = Field("stylegan3", description="name of the model")
-    z_dim: int = Field(512, ge=1, description="size of the latent z")
-    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(32768, ge=16, description="feature maps of a layer: channel_base / (2 * cutoff) ...")
-    channel_max: int = Field(512, ge=1, description="... but at most this many")
-    mapping_layers: int = Field(2, ge=1, description="dense layers from z to w")
+    z_dim: Width = Field(512, description="size of the latent z")
+    w_dim: Width = Field(512, description="size of the intermediate latent w")
+    channel_base: int = Field(
+        32768, ge=16, le=1 << 24, description="feature maps of a layer: channel_base / (2 * cutoff) ..."
+    )
+    channel_max: Width = Field(512, description="... but at most this many")
+    mapping_layers: Depth = Field(2, description="dense layers from z to w")
     mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
     w_avg_beta: float = Field(0.998, ge=0, le=1, description="decay of the mean w per batch")
-    num_layers: int = Field(14, ge=2, description="layers without the one that makes the image")
-    num_critical: int = Field(2, ge=0, description="last layers without a margin in frequency")
-    first_cutoff: float = Field(2.0, gt=0, description="of the input, cycles per image")
-    first_stopband: float = Field(2**2.1, ge=1, description="of the input, cycles per image")
-    last_stopband: float = Field(2**0.3, ge=1, description="of the last layers, in units of resolution / 2")
-    margin: int = Field(10, ge=0, description="samples around the image in all but the last layers")
+    num_layers: int = Field(14, ge=2, le=128, description="layers without the one that makes the image")
+    num_critical: int = Field(2, ge=0, le=1024, description="last layers without a margin in frequency")
+    first_cutoff: float = Field(2.0, gt=0, le=1024, description="of the input, cycles per image")
+    first_stopband: float = Field(2**2.1, ge=1, le=1024, description="of the input, cycles per image")
+    last_stopband: float = Field(2**0.3, ge=1, le=1024, description="of the last layers, in units of resolution / 2")
+    margin: int = Field(10, ge=0, le=1024, description="samples around the image in all but the last layers")
     output_scale: float = Field(0.25, gt=0, description="of the image")
     conv_kernel: Literal[1, 3] = Field(3, description="size of the kernels: 3 for T, 1 for R")
     use_radial_filters: bool = Field(False, description="radial filters behind the nonlinearities, for R")
     magnitude_beta: float = Field(  # official: 0.5 ** (batch / 20000)
         0.5 ** (32 / 20000), ge=0, le=1, description="decay of the mean square of the activations per batch"
     )
-    conv_clamp: float | None = Field(256.0, description="limit of the activations, None for none (official: 256)")
+    conv_clamp: float | None = Field(256.0, gt=0, description="limit of the activations, None for none (official: 256)")
     discriminator_base: int | None = Field(
         None, ge=16, description="channel_base of the discriminator, None for the same"
     )
-    discriminator_max: int | None = Field(None, ge=1, description="channel_max of the discriminator, None for the same")
-    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch standard deviation")
-    mbstd_maps: int = Field(1, ge=0, description="channels of the minibatch standard deviation, 0 for none")
+    discriminator_max: Width | None = Field(None, description="channel_max of the discriminator, None for the same")
+    mbstd_group: Width = Field(4, description="samples per group of the minibatch standard deviation")
+    mbstd_maps: int = Field(1, ge=0, le=1024, description="channels of the minibatch standard deviation, 0 for none")
 
     def check_size(self) -> None:
         last = self.resolution / 2

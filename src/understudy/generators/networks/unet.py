@@ -19,6 +19,7 @@ from understudy.generators.diffusion.process import GaussianProcess, NoiseSchedu
 from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler, sample
 from understudy.generators.networks.base import NetworkConfig, fresh
 from understudy.generators.ops.group_norm import GroupNorm
+from understudy.io.settings import Count, Depth, Positive, Width
 
 Module = TypeVar("Module", bound=nn.Module)
 # Width of each resolution, in units of `model_channels`. Official from 64 on, at 32 as in Nichol & Dhariwal 2021.
@@ -32,17 +33,19 @@ class DiffusionConfig(NetworkConfig):
     """Architecture and noise of guided diffusion; the defaults are those of the paper's authors."""
 
     kind: Literal["diffusion"] = Field("diffusion", description="name of the model")
-    model_channels: int = Field(64, ge=2, description="unit of the widths (ADM: 256)")
-    num_res_blocks: int = Field(3, ge=1, description="residual blocks per resolution on the way down")
-    channel_mult: tuple[float, ...] | None = Field(None, description="widths / model_channels; None: the official ones")
-    attention_resolutions: tuple[int, ...] = Field((16, 8), description="resolutions with attention, pixels")
-    num_heads: int = Field(4, ge=1, description="heads of each attention")
-    num_head_channels: int | None = Field(None, ge=1, description="channels per head, instead of num_heads (ADM: 64)")
+    model_channels: int = Field(64, ge=2, le=1 << 14, description="unit of the widths (ADM: 256)")
+    num_res_blocks: Depth = Field(3, description="residual blocks per resolution on the way down")
+    channel_mult: tuple[Positive, ...] | None = Field(
+        None, description="widths / model_channels; None: the official ones"
+    )
+    attention_resolutions: tuple[Count, ...] = Field((16, 8), description="resolutions with attention, pixels")
+    num_heads: Width = Field(4, description="heads of each attention")
+    num_head_channels: Width | None = Field(None, description="channels per head, instead of num_heads (ADM: 64)")
     split_heads_first: bool = Field(True, description="q, k, v of each head together (False: the new order)")
     scale_shift_norm: bool = Field(True, description="time scales and shifts, not only shifts")
     resblock_updown: bool = Field(False, description="residual blocks resample")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping an activation")
-    steps: int = Field(4000, ge=1, description="diffusion steps T")
+    steps: int = Field(4000, ge=1, le=1_000_000, description="diffusion steps T")
     noise_schedule: NoiseSchedule = Field("linear", description="how the noise grows over the steps")
     prediction: Prediction = Field("noise", description="the noise, or the velocity (better in short trainings)")
     learn_sigma: bool = Field(False, description="predict the variance of a step, too")

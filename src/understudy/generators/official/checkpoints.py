@@ -5,6 +5,7 @@ Files are plain pickles or either format of `torch.save`, read with the machine 
 
 import io
 import itertools
+import math
 import mmap
 import re
 import zipfile
@@ -17,17 +18,18 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import UnderstudyError, first_line
+from understudy.errors import UnderstudyError
 from understudy.generators.official import pickles
-from understudy.generators.official.pickles import Array, Limits, Machine, Module, Network, Refusal, Tensor, require
+from understudy.generators.official.pickles import Array, Machine, Module, Network, Refusal, Tensor, require
 from understudy.io.files import reading
+from understudy.io.foreign import CHECKPOINT, Budget
 
 Arrays = dict[str, NDArray[Any]]
 
 # A torch.save of the old format starts with this number, pickled, and its version.
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _MAGIC_BYTES = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_AGAIN = "download it again and compare its size or checksum with the source"
+_AGAIN = CHECKPOINT.fix
 _OFFICIAL = (
     "give a checkpoint of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch, stylegan3 or guided-diffusion"
 )
@@ -56,7 +58,7 @@ class Checkpoint:
 # --- files ---
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, budget: Budget | None = None) -> Any:
     """The content of a file: containers, numbers, texts and the records of `pickles.py`; nothing in it is executed.
 
     Raises:
@@ -64,20 +66,18 @@ def read_checkpoint(path: str | Path) -> Any:
             what official checkpoints need.
     """
     path = Path(path)
-    with reading(path), open(path, "rb") as handle:
+    with reading(path, CHECKPOINT), open(path, "rb") as handle:
         _check_kind(handle.read(512), path)
+        budget = budget or Budget(path, CHECKPOINT)
         with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 # Reading a mapped file never reserves more than there is, whatever length the file claims; zip archives
                 # need a file proper, and `zipfile` has its own checks.
-                return _parse(handle if content[:2] == b"PK" else content)  # type: ignore[arg-type]
+                return _parse(handle if content[:2] == b"PK" else content, budget)  # type: ignore[arg-type]
             except Refusal as refusal:
                 problem = f"the file asks for {refusal}, which no official checkpoint needs; nothing in it was executed"
                 fix = "do not load it with other software unless you trust whoever made it"
                 raise UnderstudyError(problem, path, fix) from refusal
-            except Exception as error:  # damage shows in as many ways as there are operations
-                reason = first_line(error)[:200]
-                raise UnderstudyError(f"the file is damaged or not a checkpoint ({reason})", path, _AGAIN) from error
 
 
 def _check_kind(start: bytes, path: Path) -> None:
@@ -90,22 +90,20 @@ def _check_kind(start: bytes, path: Path) -> None:
     raise UnderstudyError(f"not a pickle or PyTorch file{found}", path, "give a .pkl or .pt of the official code")
 
 
-def _parse(content: IO[bytes]) -> Any:
-    size = content.seek(0, io.SEEK_END) or content.tell()
-    limits = Limits(budget=4 * size + (1 << 20))  # room for values that are decoded twice
+def _parse(content: IO[bytes], budget: Budget) -> Any:
     content.seek(0)
     start = content.read(len(_MAGIC_BYTES))
     content.seek(0)
     if start[:4] == b"PK\x03\x04":
-        return _read_zip(content, limits)
+        return _read_zip(content, budget)
     if start == _MAGIC_BYTES:
-        return _read_legacy(content, limits)
+        return _read_legacy(content, budget)
 
     def inner(data: Any) -> Any:  # a `torch.save` inside a pickle: always the old format
         require(isinstance(data, bytes) and data.startswith(_MAGIC_BYTES), "nested bytes that are no PyTorch storage")
-        return _read_legacy(io.BytesIO(data), limits)
+        return _read_legacy(io.BytesIO(data), budget)
 
-    return Machine(content, limits, inner=inner).run()
+    return Machine(content, budget, inner=inner).run()
 
 
 def _storage(storages: dict[str, pickles.Storage], identifier: Any) -> pickles.Storage:
@@ -121,14 +119,14 @@ def _storage(storages: dict[str, pickles.Storage], identifier: Any) -> pickles.S
     return storages.setdefault(key, pickles.Storage(pickles.STORAGES[name], count))
 
 
-def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
+def _read_legacy(stream: IO[bytes], budget: Budget) -> Any:
     # five pickles (magic number, version, machine, object, keys), then each storage as count and values
     storages: dict[str, pickles.Storage] = {}
-    if (Machine(stream, limits).run(), Machine(stream, limits).run()) != (_MAGIC, _VERSION):
+    if (Machine(stream, budget).run(), Machine(stream, budget).run()) != (_MAGIC, _VERSION):
         raise ValueError("another version of torch.save")
-    require(Machine(stream, limits).run().get("little_endian") is True, "the byte order of a big-endian machine")
-    result = Machine(stream, limits, partial(_storage, storages)).run()  # only the object itself may hold tensors
-    for key in Machine(stream, limits).run():
+    require(Machine(stream, budget).run().get("little_endian") is True, "the byte order of a big-endian machine")
+    result = Machine(stream, budget, partial(_storage, storages)).run()  # only the object itself may hold tensors
+    for key in Machine(stream, budget).run():
         made = storages[key]
         count = int.from_bytes(stream.read(8), "little")
         made.data = stream.read(made.size)
@@ -137,7 +135,7 @@ def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
     return result
 
 
-def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
+def _read_zip(stream: IO[bytes], budget: Budget) -> Any:
     # a zip archive with `<name>/data.pkl` and one uncompressed file a storage, `<name>/data/<key>`
     with zipfile.ZipFile(stream) as archive:
         data = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
@@ -149,7 +147,7 @@ def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
         def member(name: str) -> bytes:
             entry = archive.getinfo(folder + name)
             require(entry.compress_type == zipfile.ZIP_STORED, "compressed values, which torch.save does not write")
-            limits.spend(entry.file_size)
+            budget.spend(entry.file_size)
             return archive.read(entry)
 
         def storage(identifier: Any) -> pickles.Storage:
@@ -160,27 +158,27 @@ def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
 
         if folder + "byteorder" in archive.namelist():
             require(member("byteorder") == b"little", "the byte order of a big-endian machine")
-        return Machine(io.BytesIO(member("data.pkl")), limits, storage).run()
+        return Machine(io.BytesIO(member("data.pkl")), budget, storage).run()
 
 
 # --- from the content of a file to what an importer needs ---
 
 
-def collect(content: Any) -> Checkpoint:
-    """The checkpoint in the content of a file.
+def collect(content: Any, budget: Budget) -> Checkpoint:
+    """The checkpoint in the content of a file, each named array charged to what is left of its budget.
 
     Raises:
         UnderstudyError: the content is of none of the five models, or of a form of theirs that cannot be imported.
         Refusal: arrays or networks are not what they claim.
     """
     if isinstance(content, list | tuple) and len(content) == 3 and all(isinstance(n, Network) for n in content):
-        return _tensorflow(*content)
+        return _tensorflow(content[1], content[2], budget)
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Module):
-        return _persistent(content)
+        return _persistent(content, budget)
     if found := list(itertools.islice(_unets(content), 20)):  # a bare state dictionary, or as training scripts wrap it
         averaged = [entry for entry in found if re.search(r"(?<![a-z])ema(?![a-z])|averag|shadow", entry[0].lower())]
         place, weights = (averaged or found)[0]
-        arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
+        arrays = {f"M/{name}": _array(name, value, budget) for name, value in weights.items()}
         others = tuple(other for other, _ in found if other != place)
         return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)
     problem, fix = "the file holds something else than the networks of an official model", _OFFICIAL
@@ -207,9 +205,10 @@ def _all_plain(arguments: Any) -> dict[str, Any]:
     return {k: _plain(k, v) for k, v in _named(arguments).items() if v is not None}
 
 
-def _array(name: str, value: Any) -> NDArray[Any]:
+def _array(name: str, value: Any, budget: Budget) -> NDArray[Any]:
     if not isinstance(value, Array | Tensor):
         raise Refusal(f"a variable {name[:80]!r} that is no array")
+    budget.spend(4 * math.prod(value.array().shape if isinstance(value, Array) else value.shape))  # single precision
     array = value.array()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnderstudyError("a weight is not finite: the training had diverged", name, "take an earlier checkpoint")
@@ -222,14 +221,14 @@ def _named(mapping: Any) -> dict[str, Any]:
     return mapping  # type: ignore[no-any-return]
 
 
-def _tensorflow(_: Network, discriminator: Network, ema: Network) -> Checkpoint:
+def _tensorflow(discriminator: Network, ema: Network, budget: Budget) -> Checkpoint:
     # TensorFlow 1: a tuple (G, D, Gs) of networks
     def variables(network: Network, prefix: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
         state = _named(network.state)
         for entry in state.get("variables", ()):
             if not isinstance(entry, tuple | list) or len(entry) != 2 or not isinstance(entry[0], str):
                 raise Refusal("a variable without name and value")
-            yield prefix + entry[0], _array(prefix + entry[0], entry[1])
+            yield prefix + entry[0], _array(prefix + entry[0], entry[1], budget)
         for name, part in _named(state.get("components", {})).items():
             require(isinstance(part, Network) and depth < 2, "a part of a network that is no network")
             yield from variables(part, f"{prefix}G_{name}/", depth + 1)
@@ -247,11 +246,11 @@ def _tensorflow(_: Network, discriminator: Network, ema: Network) -> Checkpoint:
     return Checkpoint(kind, source, function, judged | made, arrays, dict(variables(discriminator, "D/")))
 
 
-def _persistent(content: Mapping[str, Any]) -> Checkpoint:
+def _persistent(content: Mapping[str, Any], budget: Budget) -> Checkpoint:
     # PyTorch: a dictionary of persistent modules
     absent = Module("", {})  # without weights
     ema, judge = (part if isinstance(part, Module) else absent for part in map(content.get, ("G_ema", "D")))
-    arrays, arguments = _weights(ema, "G/"), _module_arguments(ema)
+    arrays, arguments = _weights(ema, "G/", budget), _module_arguments(ema)
     if any(name.startswith("G/synthesis.b4.") for name in arrays):
         kind, source = "sg2", "stylegan2-ada-pytorch or stylegan3"
     elif "G/synthesis.input.freqs" in arrays:
@@ -262,7 +261,7 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     deviation = dict(_walk(judge)).get("b4.mbstd.", absent).state  # the minibatch standard deviation's
     found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
     arguments |= _all_plain(found)
-    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, _weights(judge, "D/"))
+    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, _weights(judge, "D/", budget))
 
 
 def _walk(module: Module) -> Iterator[tuple[str, Module]]:
@@ -281,11 +280,11 @@ def _walk(module: Module) -> Iterator[tuple[str, Module]]:
     raise Refusal("a network of more parts than any official one")
 
 
-def _weights(module: Module, start: str) -> Arrays:
+def _weights(module: Module, start: str, budget: Budget) -> Arrays:
     found: Arrays = {}
     for prefix, part in _walk(module):
         held = _named(part.state.get("_parameters", {})) | _named(part.state.get("_buffers", {}))
-        found |= {start + prefix + k: _array(prefix + k, v) for k, v in held.items() if v is not None}
+        found |= {start + prefix + k: _array(prefix + k, v, budget) for k, v in held.items() if v is not None}
     return found
 
 

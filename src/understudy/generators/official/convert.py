@@ -15,7 +15,8 @@ from understudy.generators.joint import Annotation, annotation_channels
 from understudy.generators.official.checkpoints import Checkpoint, collect, read_checkpoint
 from understudy.generators.official.pickles import Refusal
 from understudy.generators.official.weights import load_official_arrays
-from understudy.io.files import sha256_file, sha256_json
+from understudy.io.files import reading, sha256_file, sha256_json
+from understudy.io.foreign import CHECKPOINT, Budget
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
 BRATS_CLASSES = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))
@@ -65,9 +66,11 @@ def import_checkpoint(
         raise UnderstudyError(what, fix="coded (one channel) or one_hot (one a class)")
     if len(classes) < 2 or classes[0].source != 0:
         raise UnderstudyError("no classes besides the background", fix="name them (`classes`, --classes)")
-    content = read_checkpoint(path)
+    with reading(path):
+        budget = Budget(path, CHECKPOINT)
+    content = read_checkpoint(path, budget)
     with _naming(path):
-        checkpoint = collect(content)
+        checkpoint = collect(content, budget)
         arguments = _arguments(checkpoint, {k: v for k, v in (diffusion or {}).items() if v is not None})
         model: Any = load_official_arrays(arguments, checkpoint.ema | checkpoint.discriminator)
         names = _checked_channels(checkpoint.kind, model, channels, annotation_channels(classes, annotation))
@@ -141,7 +144,9 @@ def _arguments(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, An
         problem = f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself"
         raise UnderstudyError(problem, fix="leave `diffusion` (options that say `.pt only`) out")
     # a network is built before its shapes are compared: sizes beyond the arrays would fill the memory
-    widest = max((sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2), default=1)  # channels
+    widest = max(
+        (sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2 and a.size), default=1
+    )  # channels
     for name, value in arguments.items():
         numeric = isinstance(value, int | float)
         if name in ("channel_max", "fmap_max") and numeric:

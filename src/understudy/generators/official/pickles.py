@@ -20,6 +20,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.io.foreign import Budget
+
 
 class Refusal(ValueError):
     """The file asks for something that no official checkpoint needs."""
@@ -31,17 +33,7 @@ def require(condition: object, otherwise: str) -> None:
         raise Refusal(otherwise)
 
 
-@dataclass
-class Limits:
-    """What one file may use."""
-
-    budget: int  # bytes that may still be made by decoding; a small file cannot ask for a large memory
-    operations: int = 2_000_000  # that the machine may still take; real checkpoints take some ten thousand
-
-    def spend(self, count: int) -> None:
-        """Takes so many bytes off the budget."""
-        self.budget -= count
-        require(self.budget >= 0, "more memory than a file of its size can need")
+_OPERATION = 64  # bytes that one may leave on the stack
 
 
 def _cost(values: Any) -> int:
@@ -286,7 +278,7 @@ class Machine:
     """Reads one pickle from a binary stream, which is left behind its end."""
 
     stream: IO[bytes]
-    limits: Limits  # of the whole file
+    budget: Budget  # of the whole file
     storage: Callable[[Any], Storage] | None = None  # of a persistent id; None: the pickle may have none
     inner: Callable[[Any], Any] | None = None  # reads the bytes of a `torch.save`; None: there may be none inside
     stack: list[Any] = field(default_factory=list)
@@ -300,8 +292,7 @@ class Machine:
             Refusal: a name or an operation that is not on the list. Damaged files raise exceptions of many kinds.
         """
         for operation, argument, _ in pickletools.genops(self.stream):
-            self.limits.operations -= 1
-            require(self.limits.operations >= 0, "more steps than a checkpoint can need")
+            self.budget.spend(_OPERATION, items=1)
             if operation.name == "STOP":
                 return self.stack.pop()
             if operation.name in _VALUES:
@@ -377,12 +368,12 @@ class Machine:
         make = (self.inner if name.text == NESTED else name.make) if known else None
         if make is None or (operation == "NEWOBJ" and arguments):
             raise Refusal(f"an object of {name.text if isinstance(name, Name) else 'something unnamed'}")
-        self.limits.spend(_cost(arguments))
+        self.budget.spend(_cost(arguments))
         return make(*arguments)
 
     def _restore(self, state: Any, target: Any) -> None:
         if type(target) is dict and isinstance(state, dict) and state.keys() == {"_metadata"}:
             return  # `state_dict()` carries the versions of its modules as an attribute
         require(isinstance(target, DType | Array | Network), "the state of an object that has none")
-        self.limits.spend(_cost(state if isinstance(state, tuple) else [state]))  # as decoding may copy it
+        self.budget.spend(_cost(state if isinstance(state, tuple) else [state]))  # as decoding may copy it
         target.restore(state)

@@ -5,6 +5,7 @@ A rule is (pattern of the whole official name, our name or a function that makes
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks import progan, stylegan1, stylegan2, stylegan3, unet
+from understudy.io.readers import built
 
 Arrays = Mapping[str, NDArray[Any]]
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str] | None]]
@@ -47,6 +49,10 @@ def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Modul
         if kind == "diffusion":
             fix = "check the options --resolution, --schedule, --heads and --head-channels"
         raise UnderstudyError(f"the model cannot be built here: {reason}", fix=fix) from error
+
+
+def _built(build: Callable[[Any], Any], config: Any, weights: Arrays) -> Any:
+    return built(build, config, weights.values(), Path("sizes of the network"))
 
 
 def _ours(arguments: Mapping[str, Any], known: Arguments) -> dict[str, Any]:
@@ -161,7 +167,7 @@ def _load_progan(arguments: Mapping[str, Any], weights: Arrays) -> progan.ProGan
     dense = weights.get("G/4x4/Dense/weight")
     if dense is not None and not arguments.keys() & {"z_dim", "latent_size"}:
         arguments = {**arguments, "z_dim": dense.shape[0]}
-    model = progan.build(progan.ProGanConfig(**_tf_arguments(arguments, _PROGAN_ARGUMENTS)))
+    model = _built(progan.build, progan.ProGanConfig(**_tf_arguments(arguments, _PROGAN_ARGUMENTS)), weights)
 
     def layout(name: str, array: NDArray[Any]) -> NDArray[Any]:
         if name.endswith("Conv0_up/weight") and array.ndim == 4:
@@ -191,7 +197,7 @@ def _load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.
         sizes = {"z_dim": first.shape[0], "w_dim": last.shape[1], "mapping_layers": count}
         sizes |= {"mapping_fmaps": first.shape[1]} if count > 1 else {}
         arguments = {**sizes, **arguments}
-    model = stylegan1.build(stylegan1_config(arguments))
+    model = _built(stylegan1.build, stylegan1_config(arguments), weights)
     fused = arguments.get("fused_scale", "auto")
 
     def layout(name: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -280,7 +286,7 @@ def stylegan2_config(arguments: Mapping[str, Any]) -> stylegan2.StyleGan2Config:
 
 
 def _load_stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> stylegan2.StyleGan2:
-    model = stylegan2.build(stylegan2_config(arguments))
+    model = _built(stylegan2.build, stylegan2_config(arguments), weights)
     if any(re.match(r"G/synthesis\.b\d+\.skip\.", name) for name in weights):
         raise UnderstudyError("a residual generator is not supported", "G", "use a model of the architecture skip")
     _fill_torch(model, weights, _STYLEGAN2_RULES)
@@ -296,7 +302,7 @@ def _load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> stylegan3.
         narrow = [resolution * width for resolution, width in widths.items() if width < most]
         base = max(narrow, default=most * max(widths))
         config = config.model_copy(update={"discriminator_max": most, "discriminator_base": base})
-    model = stylegan3.build(config)
+    model = _built(stylegan3.build, config, weights)
 
     def layer(match: re.Match[str]) -> str:
         # our name for a variable of a layer, whose official name says its number, size and width
@@ -429,7 +435,7 @@ def _load_diffusion(arguments: Mapping[str, Any], weights: Arrays) -> unet.Diffu
         convolution = re.search(r"\.(qkv|proj_out)\.weight$", name) and array.ndim == 3  # of length 1
         return array[:, :, 0] if convolution else array
 
-    model = unet.build(unet_config(weights, arguments))
+    model = _built(unet.build, unet_config(weights, arguments), weights)
     _fill(model.generator, _part(weights, "M/"), _UNET_RULES, "M", layout)
     return model
 

@@ -11,16 +11,16 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from understudy.io.settings import Settings
 
 FEW = 5000  # real slices below which "auto" augments
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Settings, frozen=True):
     """What the discriminator's augmentation does and how its probability is controlled."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["off", "auto", "adaptive", "fixed"] = Field(
         "off", description="off, adaptive (p by overfitting), fixed p, or auto: adaptive below 5,000 slices, else off"
@@ -33,10 +33,10 @@ class AugmentConfig(BaseModel):
     flip: bool = Field(True, description="mirror left and right")
     quarter_turns: bool = Field(False, description="turn by 90, 180 or 270 degrees")
     translate: float = Field(0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
-    scale: float = Field(0.2, ge=0, description="isotropic scaling, standard deviation in octaves")
-    stretch: float = Field(0.2, ge=0, description="anisotropic scaling, standard deviation in octaves")
+    scale: float = Field(0.2, ge=0, le=8, description="isotropic scaling, standard deviation in octaves")
+    stretch: float = Field(0.2, ge=0, le=8, description="anisotropic scaling, standard deviation in octaves")
     rotate: float = Field(30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)")
-    shift: float = Field(0.125, ge=0, description="fractional translation, standard deviation, part of the edge")
+    shift: float = Field(0.125, ge=0, le=1, description="fractional translation, standard deviation, part of the edge")
     cutout: float = Field(0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge")
 
     def resolved(self, slices: int) -> Self:

@@ -5,22 +5,23 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from understudy.generators.joint import Annotation
 from understudy.generators.networks.progressive import LevelSchedule
 from understudy.generators.training.ada import AugmentConfig
+from understudy.io.settings import Count, Positive, Settings
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings, frozen=True):
     """What the trainings of all generators have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kimg: float = Field(25000, gt=0, description="thousand real images shown")
+    kimg: float = Field(25000, gt=0, le=1e9, description="thousand real images shown")
     max_minutes: float | None = Field(None, gt=0, description="stop earlier, minutes of training")
-    batch: int = Field(32, ge=2, description="images per step, on all devices together")
-    micro_batch: int | None = Field(None, ge=1, description="images at once (gradient accumulation), None for all")
+    batch: int = Field(32, ge=2, le=1 << 16, description="images per step, on all devices together")
+    micro_batch: int | None = Field(
+        None, ge=1, le=1 << 16, description="images at once (gradient accumulation), None for all"
+    )
     annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
     balance_classes: float | None = Field(
         None, gt=0, lt=1, description="part of a batch with an annotated class; None: as it comes"
@@ -30,7 +31,7 @@ class TrainingConfig(BaseModel):
     snapshot_kimg: float = Field(50.0, gt=0, description="thousand images between two pictures of samples")
     checkpoint_seconds: float = Field(120.0, gt=0, description="between checkpoints")
     checkpoints_kept: int = Field(2, ge=1, description="the last so many checkpoints are kept")
-    keep_weights_kimg: list[float] = Field([], description="points at which the EMA generator is kept as well")
+    keep_weights_kimg: list[Positive] = Field([], description="points at which the EMA generator is kept as well")
     tensorboard: bool = Field(True, description="also write curves and pictures for TensorBoard, if it is installed")
     seed: int = Field(0, ge=0, description="of weights, data order and everything drawn")
 
@@ -45,10 +46,12 @@ class GanTraining(TrainingConfig, ABC):
     loss: ClassVar[Literal["logistic", "wgan-gp"]] = "logistic"
     discriminator_first: ClassVar[bool] = False  # which network learns first in a step
 
-    g_lr: float = Field(0.002, gt=0, description="Adam learning rate of the generator")
-    d_lr: float = Field(0.002, gt=0, description="Adam learning rate of the discriminator")
+    g_lr: float = Field(0.002, gt=0, le=10, description="Adam learning rate of the generator")
+    d_lr: float = Field(0.002, gt=0, le=10, description="Adam learning rate of the discriminator")
     mixing: float = Field(0.0, ge=0, le=1, description="probability of style mixing in a batch")
-    annotation_noise: float = Field(0.0, ge=0, description="noise on the annotations that D sees, s.d. in [-1, 1]")
+    annotation_noise: float = Field(
+        0.0, ge=0, le=2, description="noise on the annotations that D sees, s.d. in [-1, 1]"
+    )
     augment: AugmentConfig = Field(AugmentConfig(), description="discriminator augmentation")
 
     @abstractmethod
@@ -158,7 +161,7 @@ class StyleGan3Training(LazyTraining):
 
     gamma_factor: ClassVar[float] = 0.001  # the official values: 2 at 256, 8.2 at 512 pixels, batch 32
 
-    g_lr: float = Field(0.0025, gt=0, description="Adam learning rate of the generator")
+    g_lr: float = Field(0.0025, gt=0, le=10, description="Adam learning rate of the generator")
     blur_sigma: float | None = Field(None, ge=0, description="what D sees first, pixels; None: 10 for R, 0 for T")
     blur_kimg: float | None = Field(None, gt=0, description="the blur fades in so many kimg; None: batch * 200 / 32")
 
@@ -174,11 +177,11 @@ class GrowingTraining(GanTraining):
 
     discriminator_first: ClassVar[bool] = True
 
-    batch: int = Field(8, ge=2, description="images per step, where `batches` says nothing else")
-    batches: dict[int, int] = Field({}, description="images per step by active resolution")
-    g_lr: float = Field(0.001, gt=0, description="Adam learning rate of the generator")
-    d_lr: float = Field(0.001, gt=0, description="Adam learning rate of the discriminator")
-    rates: dict[int, float] = Field({}, description="rate of both by active resolution")
+    batch: int = Field(8, ge=2, le=1 << 16, description="images per step, where `batches` says nothing else")
+    batches: dict[Count, Count] = Field({}, description="images per step by active resolution")
+    g_lr: float = Field(0.001, gt=0, le=10, description="Adam learning rate of the generator")
+    d_lr: float = Field(0.001, gt=0, le=10, description="Adam learning rate of the discriminator")
+    rates: dict[Count, Positive] = Field({}, description="rate of both by active resolution")
     start_resolution: int = Field(4, ge=4, description="first resolution; the full one for no growth")
     stabilise_kimg: float = Field(600, ge=0, description="thousand images at a resolution before the next fades in")
     fade_kimg: float = Field(600, ge=0, description="thousand images in which a resolution fades in")
@@ -204,8 +207,8 @@ class ProGanTraining(GrowingTraining):
     loss: ClassVar[Literal["logistic", "wgan-gp"]] = "wgan-gp"
 
     kind: Literal["progan"] = Field("progan", description="what is trained")
-    kimg: float = Field(12000, gt=0, description="thousand real images shown")
-    batches: dict[int, int] = Field(
+    kimg: float = Field(12000, gt=0, le=1e9, description="thousand real images shown")
+    batches: dict[Count, Count] = Field(
         {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16}, description="by active resolution"
     )
     gp_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty (lambda)")
@@ -220,10 +223,10 @@ class StyleGan1Training(GrowingTraining):
     """StyleGAN 1 (Karras et al. 2019): logistic loss and R1; the batch is 16 at 128 pixels and above."""
 
     kind: Literal["stylegan1"] = Field("stylegan1", description="what is trained")
-    batch: int = Field(16, ge=2, description="images per step, where `batches` says nothing else")
-    batches: dict[int, int] = Field({4: 256, 8: 256, 16: 128, 32: 64, 64: 32}, description="by active resolution")
+    batch: int = Field(16, ge=2, le=1 << 16, description="images per step, where `batches` says nothing else")
+    batches: dict[Count, Count] = Field({4: 256, 8: 256, 16: 128, 32: 64, 64: 32}, description="by active resolution")
     start_resolution: int = Field(8, ge=4, description="resolution that the training starts with")
-    rates: dict[int, float] = Field(
+    rates: dict[Count, Positive] = Field(
         {128: 0.0015, 256: 0.002, 512: 0.003}, description="rate of both by active resolution"
     )
     mixing: float = Field(0.9, ge=0, le=1, description="probability of style mixing in a batch")
@@ -252,9 +255,9 @@ class DiffusionTraining(TrainingConfig):
     """Guided diffusion's U-Net (Dhariwal & Nichol 2021), as its code trains it."""
 
     kind: Literal["diffusion"] = Field("diffusion", description="what is trained")
-    kimg: float = Field(7800, gt=0, description="thousand real images shown")
-    batch: int = Field(12, ge=1, description="images per step, on all devices together (code: 32)")
-    lr: float = Field(1e-4, gt=0, description="AdamW learning rate")
+    kimg: float = Field(7800, gt=0, le=1e9, description="thousand real images shown")
+    batch: int = Field(12, ge=1, le=1 << 16, description="images per step, on all devices together (code: 32)")
+    lr: float = Field(1e-4, gt=0, le=10, description="AdamW learning rate")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     ema_beta: float = Field(0.9999, ge=0, lt=1, description="decay of the EMA network per step")
     ema_rampup: bool = Field(False, description="decay at most (1 + steps) / (10 + steps)")

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.io.readers import read_array
 from understudy.metrics.statistics import MEAN
 from understudy.report.answer import Comparison, primary
 from understudy.report.content import Content, Html, Section, missing
@@ -174,8 +175,7 @@ def _prediction(data: ReportData, setting: Setting, volume: TestVolume) -> NDArr
     path = (folder or Path()) / f"{volume.subject}.npz"
     if not path.is_file():
         raise UnderstudyError(f"there is no prediction {path.name}", where=folder)
-    with np.load(path, allow_pickle=False) as arrays:
-        prediction: NDArray[np.uint8] = arrays["prediction"]
+    prediction = read_array(path, "prediction")
     if prediction.shape != volume.truth.shape:
         shapes = f"{prediction.shape}, not {volume.truth.shape}"
         raise UnderstudyError(f"the prediction {path.name} has the shape {shapes}")

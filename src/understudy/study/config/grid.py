@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from understudy.errors import UnderstudyError
+from understudy.io.settings import problem_at
 from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig
 from understudy.study.config.cohorts import Name, Patients
 from understudy.study.config.networks import AnyGenerator, SegmenterSpec, named_kinds, with_snapshots
-from understudy.study.config.yaml import Strict, problem_at
+from understudy.study.config.yaml import Strict
 
 Training = Literal["real", "synthetic", "both"]
 Kind = Literal["real", "synthetic", "both", "ratio", "finetune"]

@@ -19,9 +19,10 @@ from understudy.generators.interface import RECIPES
 from understudy.generators.joint import Annotation
 from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type, plugin_type
 from understudy.generators.training.config import TrainingConfig
+from understudy.io.settings import Positive, problem_at
 from understudy.segmenters import config as segmenters
 from understudy.segmenters.config import SegmenterTrainingConfig, UNetConfig
-from understudy.study.config.yaml import Strict, merged, problem_at
+from understudy.study.config.yaml import Strict, merged
 
 NETWORKS = {name: network_type(name) for name in KINDS}
 NAMES: dict[str, tuple[list[str], str, dict[str, str]]] = {  # section -> kinds, the default, kinds by other names
@@ -52,7 +53,7 @@ class GeneratorSpec(Strict):
     recipe: Literal["quick", "workstation", "paper"] | None = Field(None, description="fields to start from")
     model: AnyNetwork = Field(default_factory=NETWORKS[DEFAULT_KIND].config, description="network, by `kind`")
     training: AnyTraining = Field(default_factory=NETWORKS[DEFAULT_KIND].training, description="how it is trained")
-    samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
+    samples: int = Field(100_000, ge=1, le=10**9, description="synthetic slices to make (the paper: 100,000)")
     psi: float = Field(1.0, gt=0, le=1, description="truncation of a GAN's latents, 1 for none (the paper)")
     sampler: SamplerConfig | None = Field(None, description="of a diffusion model; none: the few-step default")
     # Larsson et al.: 10
@@ -108,7 +109,7 @@ class FolderGenerator(FolderSpec):
     union_tag: ClassVar[str] = "<folder>"
 
     folder: Path = Field(description="PNG, NumPy or NIfTI files, or a slice set")
-    samples: int | None = Field(None, ge=1, description="the first so many slices; none: all")
+    samples: int | None = Field(None, ge=1, le=10**9, description="the first so many slices; none: all")
 
     @model_validator(mode="after")
     def _size_of_the_study(self) -> Self:
@@ -126,11 +127,13 @@ class PluginSpec(Strict):
     recipe: str | None = Field(None, description="settings to start from, by a name that the plug-in knows")
     config: dict[str, Any] = Field({}, description="its settings, which it checks itself; paths: absolute ones")
     annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
-    samples: int = Field(100_000, ge=1, description="synthetic slices to make")
+    samples: int = Field(100_000, ge=1, le=10**9, description="synthetic slices to make")
     ensemble: int = Field(1, ge=1, le=1000, description="trainings with different seeds, sampled in turn")
-    snapshots: list[float] | None = Field(None, description="thousand images after which its state is kept, if it can")
+    snapshots: list[Positive] | None = Field(
+        None, description="thousand images after which its state is kept, if it can"
+    )
     snapshot: SnapshotOf | None = Field(None, description="set by `snapshots`: which state of which training")
-    keep_weights_kimg: list[float] = Field(default=[], description="set by `snapshots`: which states are kept")
+    keep_weights_kimg: list[Positive] = Field(default=[], description="set by `snapshots`: which states are kept")
 
     @model_validator(mode="after")
     def _settings_of_the_plugin(self) -> Self:

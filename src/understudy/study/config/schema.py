@@ -15,16 +15,16 @@ from understudy.cohort.config import as_before_auto
 from understudy.cohort.splits import TEST_FRACTION
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
+from understudy.io.yaml import Lines
 from understudy.memorization.config import AuditConfig
 from understudy.quality.config import AnnotationConfig, QualityConfig
 from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.cohorts import absolute, placed, published_as
 from understudy.study.config.grid import Grid, check_grid
 from understudy.study.config.networks import check_sizes
-from understudy.study.config.yaml import Lines, Strict, merged, parse_yaml, problem_at, read_yaml, validated
+from understudy.study.config.yaml import Strict, merged, parse_yaml, read_yaml, validated
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
-MOST_PHANTOMS = 100_000
 
 
 class EvaluationConfig(Strict):
@@ -106,10 +106,6 @@ class Study(Grid):
         if not self.generators and set(self.trainings) != {"real"}:
             fix = "add one, e.g. `generators: {stylegan2: {recipe: quick}}`, or `trainings: [real]`"
             raise ValueError(f"`trainings` asks for synthetic slices, but there are no `generators`; {fix}")
-        for name, part in self.parts().items():
-            if part.phantom is not None and part.phantom.patients > MOST_PHANTOMS:
-                place = ("cohorts", name, "phantom") if name else ("phantom",)
-                raise problem_at((*place, "patients"), f"should be at most {MOST_PHANTOMS:,}")
         check_grid(self)
         resolutions = sorted({part.slices.resolution for part in self.parts().values()})
         check_sizes(self.generators, self.segmenters, resolutions)

@@ -2,114 +2,48 @@
 
 import difflib
 import json
-import math
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.generators.registry import list_plugins
 from understudy.io.files import reading
+from understudy.io.foreign import YAML
+from understudy.io.settings import Settings
+from understudy.io.yaml import Lines, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
-Lines = dict[tuple[str, ...], int]  # ("generators", "stylegan2", "samples") -> line of the file, from 1
-LONGEST = 4 << 20  # bytes of a study file
-DEEPEST, MOST = 40, 100_000  # its levels and values, aliases counted as often as they are used
 
 
-class Strict(BaseModel):
+class Strict(Settings):
     """A section of a study file: a field that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which YAML would silently take the last, and says where a value cannot be read."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if isinstance(key, Hashable):  # else the base class reports it
-                if key in seen:
-                    what = f"`{key}` is given twice, first in line {seen[key]}"
-                    raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
-                seen[key] = key_node.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
-        except (ValueError, OverflowError, TypeError) as error:  # a 13th month, thousands of digits
-            what = f"{str(node.value)[:30]!r} cannot be read ({error})"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """A YAML file of one mapping, and the line of each of its fields."""
     if not path.exists():
         raise UnderstudyError("the study file does not exist", where=path, fix="check the path")
-    with reading(path), open(path, "rb") as file:
-        content = file.read(LONGEST + 1)
-    if len(content) > LONGEST:
-        raise UnderstudyError("too long for a study file", where=path, fix="give a .yaml file, or a preset's name")
-    try:
-        return parse_yaml(content.decode("utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        fix = "give a .yaml file; if it is one, save it as UTF-8 in your editor"
-        raise UnderstudyError("the study file is not text in UTF-8", where=path, fix=fix) from error
+    with reading(path, YAML):
+        if path.stat().st_size > YAML.most:
+            raise UnderstudyError("too long for a study file", where=path, fix="give a .yaml file, or a preset's name")
+        text = path.read_text(encoding="utf-8-sig")
+    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
     """As `read_yaml`, of text; `name` stands for the file in messages."""
-    lines: Lines = {}
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is not None:
-            _collect_lines(node, (), lines, name)
-        content = loader.construct_document(node) if node is not None else {}  # type: ignore[no-untyped-call]
-    except yaml.MarkedYAMLError as error:
-        where = f"{name}, line {error.problem_mark.line + 1}" if error.problem_mark else name
-        fix = "correct that line: `name: value`, indented with spaces"
-        raise UnderstudyError(f"not a valid YAML file: {error.problem or error.context}", where, fix) from error
-    except yaml.YAMLError as error:  # characters that YAML does not allow
-        what = f"not a valid YAML file: {str(error).splitlines()[0]}"
-        raise UnderstudyError(what, where=name, fix="give a text file of `name: value` lines") from error
-    except RecursionError as error:
-        raise _too_large(name) from error
+    content, lines = load_yaml(text, name)
     fix = "start from a preset: understudy preset quickstart > my-study.yaml"
     if not isinstance(content, dict):
         raise UnderstudyError("a study file is a list of `name: value` lines", where=name, fix=fix)
     if wrong := [key for key in content if not isinstance(key, str)]:
         raise UnderstudyError(f"the field name {wrong[0]!r} is not text", where=name, fix=fix)
     return content, lines
-
-
-def _too_large(where: str) -> UnderstudyError:
-    what = f"the study file is nested too deep, or holds more than {MOST:,} values, each alias (*name) counted"
-    return UnderstudyError(what, where=where, fix="write the values out, without & and *")
-
-
-def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines, name: str) -> None:
-    if len(path) > DEEPEST or len(lines) > MOST:
-        raise _too_large(f"{name}, line {node.start_mark.line + 1}")
-    entries: list[tuple[str, yaml.Node, yaml.Node]] = []  # key, where it is, value
-    if isinstance(node, yaml.MappingNode):
-        entries = [(str(key.value)[:200], key, value) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        entries = [(str(i), value, value) for i, value in enumerate(node.value)]
-    for key, place, value in entries:
-        lines[*path, key] = place.start_mark.line + 1
-        _collect_lines(value, (*path, key), lines, name)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,41 +58,20 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 # --- validation errors in words ---------------------------------------------------------------------------------------
 
 
-def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
-    """An error of a whole model that is about one of its fields; `problems_of` names the field and its line."""
-    return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
-
-
 def validated(model: type[Model], content: dict[str, Any], lines: Lines, name: str) -> Model:
     """The content of the file `name` as a model; an UnderstudyError with all problems and their lines."""
     try:
-        found = model.model_validate(content)
-        problems = _odd_numbers(found.model_dump(), lines)
+        return model.model_validate(content)
     except ValidationError as error:
-        problems = problems_of(error, model, lines)
-    if not problems:
-        return found
-    each = list(dict.fromkeys(problems))
-    head = f"the study file has {len(each)} problem{'s' if len(each) > 1 else ''}:"
-    raise UnderstudyError("\n  ".join([head, *each]), where=name, fix="correct the file; nothing was run")
+        each = list(dict.fromkeys(problems_of(error, model, lines)))
+        head = f"the study file has {len(each)} problem{'s' if len(each) > 1 else ''}:"
+        fix = "correct the file; nothing was run"
+        raise UnderstudyError("\n  ".join([head, *each]), where=name, fix=fix) from error
 
 
 def problems_of(error: ValidationError, model: type[BaseModel] = BaseModel, lines: Lines | None = None) -> list[str]:
     """A line for each of pydantic's errors; without model and lines those of settings that no file gave."""
     return [_explain(dict(entry), model, lines or {}) for entry in error.errors()]
-
-
-def _odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
-    """A problem for each number that is not finite or beyond 2^63 in what a model holds."""
-    if isinstance(content, Mapping | list | tuple):
-        entries = content.items() if isinstance(content, Mapping) else enumerate(content)
-        return [p for key, value in entries for p in _odd_numbers(value, lines, (*path, str(key)))]
-    field = f"{_prefix(path, lines)}`{'.'.join(path)}`"
-    if isinstance(content, float) and not math.isfinite(content):
-        return [f"{field}: should be a finite number (given: {content})"]
-    if isinstance(content, int) and abs(content) >= 1 << 63:
-        return [f"{field}: should be a smaller number"]
-    return []
 
 
 _TYPES = {  # pydantic's names of errors: in words

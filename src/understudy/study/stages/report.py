@@ -9,6 +9,7 @@ from typing import Any
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
 from understudy.io.seals import check_sealed
+from understudy.metrics.scores import read_scores
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.config.grid import baseline
 from understudy.study.config.schema import Study, preset, presets
@@ -111,7 +112,7 @@ def _write_report(
     done = _done_by_stage(folders)
     if "evaluate" not in done:
         raise _nothing_evaluated(out)
-    scores = pd.concat([pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True)
+    scores = pd.concat([read_scores(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True)
     with atomic_path(out / "scores.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     if "reading" in spec:

@@ -7,6 +7,7 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file
+from understudy.metrics.scores import read_scores
 from understudy.runtime.lazy import pandas as pd
 from understudy.slices import SliceSet
 from understudy.study.config.grid import Setting, changed_training, mixture_of
@@ -87,7 +88,7 @@ def evaluate(context: Context) -> dict[str, Any]:
         for subject, part in left:
             _evaluate_patient(context, model, volumes, subject, part)
             meter.advance()
-    scores = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    scores = pd.concat([read_scores(part) for part in parts], ignore_index=True)
     with atomic_path(context.folder / "scores.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     return {"patients": len(subjects), "scores_sha256": sha256_file(context.folder / "scores.parquet")}
