@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +17,10 @@ from understudy.memorization import conformal
 from understudy.memorization.concentration import Concentration, concentration, votes_of
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, Null, PValues
+from understudy.memorization.copies import Copies
 from understudy.memorization.controls import Controls, scores_of
 from understudy.memorization.verdict import Findings, Flags
-from understudy.memorization.views import TESTED
+from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
@@ -119,7 +120,8 @@ class Comparison:
                 "training_row": rows,
                 "transform": turned,
                 "patient": self._patients(rows),
-                **{f"{v}.score": group.p.scores[:, i] for i, v in enumerate(group.views)},
+                **{c: found[c].to_numpy() for v in (*TESTED, IN_PLACE) if (c := f"{v}.score") in found},
+                **({"kind": found["copy.kind"].to_numpy()} if "copy.kind" in found else {}),
             }
         )
 
@@ -167,7 +169,7 @@ class Comparison:
             frame["id"] = synthetic.index["id"].astype(str).to_numpy()
         frame["judged"], frame["flagged"] = False, False
         frame.loc[self.main.part.rows, "judged"] = True
-        frame[["p", "patient_p", *(f"p.{view}" for view in TESTED)]] = np.nan
+        frame[["p", "patient_p", *(f"p.{view}" for view in dict.fromkeys((*TESTED, IN_PLACE)))]] = np.nan
         for group in self.groups:
             rows = group.part.rows
             frame.loc[rows, "flagged"] = group.p.flagged(self.config.quantile)
@@ -177,7 +179,23 @@ class Comparison:
         return frame
 
 
-def compare(parts: Sides, config: AuditConfig, search: Callable[[str, Part, Part], pd.DataFrame]) -> Comparison:
+Search = Callable[[str, Part, Part], pd.DataFrame]
+
+
+def search_with(training: Part, config: AuditConfig, device: str, progress: bool, in_place: Search) -> Search:
+    """The search of an audit: `in_place` (as `search.nearest`), and for all but faint slices `Copies` beside it."""
+    known = cache(lambda: Copies(training, config.transforms == "dihedral", device, progress))
+
+    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
+        found = in_place(name, part, among)
+        if name == "faint":
+            return found
+        return pd.concat([found, known().search(part, progress).drop(columns="row")], axis=1)
+
+    return search
+
+
+def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
     """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`.
 
     `search`: its name, queries, training slices -> nearest training slices (`search.nearest`).
@@ -199,13 +217,12 @@ def compare(parts: Sides, config: AuditConfig, search: Callable[[str, Part, Part
         fix = "hold out whole patients who were never trained on"
         raise UnfitSets(what, where=parts.heldout.slices.path, fix=fix)
     synthetic = search("synthetic", judged.synthetic, parts.training)
-    # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and by the
-    # first view alone: less the mean training image, a dimmed copy is mostly the negative of that.
+    # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and in place.
     low = parts.synthetic
     faint = low.kept(~np.isin(low.rows, judged.synthetic.rows) & (low.contrast > 0))
     of_faint = search("faint", faint, judged.training) if len(faint.rows) else synthetic[:0]
-    null = Null(scores_of(heldout), judged.heldout.codes)
-    groups = Compared(judged.synthetic, synthetic, null), Compared(faint, of_faint, null.view(0), TESTED[:1])
+    null, in_place = (Null(scores_of(heldout, views), judged.heldout.codes) for views in (TESTED, (IN_PLACE,)))
+    groups = Compared(judged.synthetic, synthetic, null), Compared(faint, of_faint, in_place, (IN_PLACE,))
     return Comparison(config, parts, judged, heldout, *groups)
 
 

@@ -24,7 +24,8 @@ class AuditConfig(Settings, frozen=True):
     )
     transforms: Literal["none", "flips", "dihedral"] = Field(
         default="none",
-        description="also look for mirrored (flips) or turned (dihedral) copies; for generators trained with such",
+        description="also look for copies turned by quarters (dihedral); mirrored ones are looked for always, and by flips"
+        " in the views for information too",
     )
     more_views: bool = Field(
         default=True, description="also compare every channel by itself and the annotations, for information"
@@ -49,7 +50,8 @@ class AuditConfig(Settings, frozen=True):
 
     def search(self, more: bool = True) -> dict[str, Any]:
         """Arguments of `search.nearest`; `more`: also the views for information."""
-        from understudy.memorization.views import SHOWN, TESTED  # imports torch
+        from understudy.memorization.views import COPY_VIEW, IN_PLACE, SHOWN, TESTED  # imports torch
 
-        views = TESTED + (SHOWN if more and self.more_views else ())
+        shown = SHOWN if more and self.more_views else ()
+        views = tuple(dict.fromkeys((IN_PLACE, *(view for view in TESTED if view != COPY_VIEW), *shown)))
         return {"views": views, "transforms": TRANSFORMS[self.transforms], "memory_bytes": self.memory_bytes}

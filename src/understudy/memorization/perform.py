@@ -10,14 +10,14 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization.comparison import Comparison, compare, sides
+from understudy.memorization.comparison import Comparison, compare, search_with, sides
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
 from understudy.memorization.controls import COPY, run_controls, scores_of
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import nearest
 from understudy.memorization.verdict import Findings, Verdict
-from understudy.memorization.views import TESTED
+from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.memorization.words import README, as_markdown, verdict
 from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
@@ -110,7 +110,7 @@ def audit(
         raise UnderstudyError(f"both a config and {', '.join(fields)}", fix="set the fields in the config")
     config = config or AuditConfig.model_validate(fields)
 
-    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
+    def in_place(name: str, part: Part, among: Part) -> pd.DataFrame:
         shown = name not in ("planted", "faint")
         # a folder each, since a search clears the parts of another one from its folder
         folder = work_dir / name if work_dir else None
@@ -120,9 +120,12 @@ def audit(
     def search_planted(copies: SliceSet) -> pd.DataFrame:
         return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
 
-    comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
+    parts = sides(train, held_out, synthetic, training_rows)
+    search = search_with(parts.training, config, device, progress, in_place)
+    comparison = compare(parts, config, search)
     training, heldout, _ = comparison.judged
-    controls = run_controls(training, comparison.main.null, search_planted, config, work_dir)
+    nulls = comparison.main.null, comparison.faint.null
+    controls = run_controls(training, heldout, nulls, search_planted, config, work_dir)
     findings = comparison.findings(controls)
     decided = verdict(findings)
     numbers = _numbers(comparison, findings, decided)
@@ -157,9 +160,10 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> di
             **({"patients": part.count} if part.name != "synthetic" else {}),
         }
     rule = (
-        f"a slice is flagged if its conformal p-value is at most {round(1 - quantile, 6):g}: its best rank over the"
-        f" views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
-        " (n + 1)); slices of little contrast are compared with training slices of full contrast, and count apart"
+        f"a slice is flagged if its conformal p-value is at most {round(1 - quantile, 6):g}: the rank of its nearness"
+        " to a training slice, moved, warped, blended or in part, among that of all held-out slices (p = (1 + held-out"
+        " slices at least as near) / (n + 1)); slices of little contrast are compared with training slices of full"
+        " contrast, and count apart"
     )
     return {
         "format": FORMAT,
@@ -177,7 +181,9 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> di
             "smallest_p": null.smallest_p,
             "smallest_patient_p": 1 / (null.count + 1),
             "slices_needed": findings.needed,
-            "thresholds": {view: threshold(null.scores[:, v], quantile) for v, view in enumerate(TESTED)},
+            "thresholds": {
+                view: threshold(scores_of(comparison.heldout, [view])[:, 0], quantile) for view in (*TESTED, IN_PLACE)
+            },
         },
         "flags": asdict(findings.flags),
         "patients": {
@@ -212,7 +218,7 @@ def _more_views(comparison: Comparison) -> dict[str, Any]:
 
 def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
     """Near-duplicates within the synthetic set (mode collapse): nearer to each other than held-out to training."""
-    synthetic, config, null = comparison.judged.synthetic, comparison.config, comparison.main.null
+    synthetic, config, null = comparison.judged.synthetic, comparison.config, comparison.faint.null
     # at most as many as there are training slices: as many chances to find a neighbour as held-out slices have
     count = min(len(synthetic.rows), config.within, len(comparison.parts.training.rows) + 1)
     if count < 2:
@@ -220,8 +226,7 @@ def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
     rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
     some = Part(synthetic.name, synthetic.slices, rows)
     near = nearest(some, some, skip_itself=True, **config.search(more=False), device=device)
-    first = TESTED.index("stacked")
-    flagged = p_values(scores_of(near, ["stacked"]), null.view(first)).flagged(config.quantile)
+    flagged = p_values(scores_of(near, [IN_PLACE]), null).flagged(config.quantile)
     expected = round(1 - config.quantile, 12)
     return {"compared": count, "count": int(flagged.sum()), "rate": float(flagged.mean()), "expected": expected}
 

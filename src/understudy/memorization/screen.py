@@ -12,7 +12,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_json
 from understudy.io.readers import read_table
 from understudy.io.seals import check_opened
-from understudy.memorization.comparison import Comparison, compare, sides
+from understudy.memorization.comparison import Comparison, compare, search_with, sides
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints
@@ -176,11 +176,12 @@ def recheck(
         slices.verify()
     config = AuditConfig.model_validate(numbers["config"])
 
-    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
+    def in_place(name: str, part: Part, among: Part) -> pd.DataFrame:
         found = nearest(part, among, **_search_again(config), device=device, progress=progress)
         release_memory()
         return found
 
+    search = search_with(parts.training, config, device, progress, in_place)
     done, path = Recheck(numbers, compare(parts, config, search)), folder / "p_values.parquet"
     if not path.is_file():
         raise UnderstudyError("the audit has no p-values", where=path, fix=_AGAIN)

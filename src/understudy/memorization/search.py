@@ -19,7 +19,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_json, write_text
 from understudy.io.readers import read_arrays
 from understudy.memorization.exact import MAX_PIXELS, Annotations, Best, Correlations, Ints, Side, signed
-from understudy.memorization.views import ANNOTATION, SHOWN, TESTED, Pixels, View, inverse, named_views, transform
+from understudy.memorization.views import ANNOTATION, SHOWN, Pixels, View, inverse, named_views, transform
 from understudy.roles import Part
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.lazy import pandas as pd
@@ -39,7 +39,7 @@ WINNER = np.dtype([("key", np.float64), ("value", np.int64), ("size", np.int64),
 
 
 def nearest(
-    queries: Part, training: Part, *, skip_itself: bool = False, views: Sequence[str] = TESTED + SHOWN,
+    queries: Part, training: Part, *, skip_itself: bool = False, views: Sequence[str] = SHOWN,
     transforms: Sequence[int] = (0,), memory_bytes: int = 2 << 30, tile: tuple[int, int] | None = None,
     work_dir: Path | None = None, device: str = "cpu", progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The views of an audit: what is compared between two slices. All from exact integer sums of their pixels.
+"""The views of an audit that compare slices in place, pixel by pixel. All from exact integer sums of their pixels.
 
 To add a view, write one function and one line of `VIEWS`: a covariance made of `Terms`, or a change of the slices
 before they are compared (say, a blur).
@@ -61,16 +61,19 @@ class View:
     title: str  # for pictures
     covariance: Callable[[Terms], Any] = stacked
     pixels: Callable[[Pixels], Pixels] | None = None  # what is compared in place of the slices, uint8 [n, C, H, W]
-    decides: bool = False  # whether slices are flagged by it; the others are for information
+    decides: bool = False  # whether slices are flagged by it too; else it is for information
 
 
 VIEWS = {
-    "stacked": View("all channels together", stacked, decides=True),
-    "centred": View("mean training image removed", centred, decides=True),
+    "stacked": View("all channels together", stacked),
+    "centred": View("mean training image removed", centred),
 }
 CHANNELS, ANNOTATION = "channels", "annotation"  # every channel by itself; Dice of the annotations
-TESTED = tuple(name for name, view in VIEWS.items() if view.decides)
-SHOWN = (*(name for name, view in VIEWS.items() if not view.decides), CHANNELS, ANNOTATION)
+COPY_VIEW = "copy"  # what decides: any kind of copy, see `copies.py`
+IN_PLACE = "stacked"  # by which dimmed copies and near-duplicates are told
+TESTED = (COPY_VIEW, *(name for name, view in VIEWS.items() if view.decides))
+SHOWN = (*(name for name in VIEWS if name not in TESTED), CHANNELS, ANNOTATION)
+TITLES = {COPY_VIEW: "any kind of copy"} | {name: view.title for name, view in VIEWS.items()}
 
 
 def named_views(names: Sequence[str], channels: Sequence[str]) -> dict[str, View]:
