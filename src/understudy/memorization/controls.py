@@ -154,7 +154,7 @@ def planted_copies(heads: Bytes, pixel: float | None = None, quarter_turns: bool
         Planted("gamma 1.4", partial(gamma, exponent=1.4), must=True),
         Planted("contrast of each channel", contrasts),
         Planted("dimmed to 30 %", partial(dim, share=0.3), faint=True),
-        Planted(f"blur {by(1 / 64)}", partial(blur, sigma=edge / 64)),
+        Planted(f"blur {by(1 / 40)}", partial(blur, sigma=edge / 40)),
         Planted(f"moved by {by(1 / 64)}", partial(moved, share=1 / 64)),
         Planted(f"moved by {by(0.05)}", partial(moved, share=0.05)),
         Planted(f"moved by {by(0.1)}", partial(moved, share=0.1)),

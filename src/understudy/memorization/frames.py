@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 FRAME = 32  # pixels of a frame: finer ones found fewer copies, since noise and small warps count in them
 CELLS = 16  # of the vectors that are compared: cells an edge
-DIMENSIONS, RIDGE = 200, 0.02  # of whitened vectors; part of the mean variance that every direction has at least
+DIMENSIONS, RIDGE = 200, 0.05  # of whitened vectors; part of the mean variance that every direction has at least
 FINE, COARSE = 0.02, 0.125  # s.d. of the filters, parts of the edge
 BORDER = FRAME // 16  # pixels along the border of a slice that are not compared: beyond it lies what nobody has seen
 TURNS = (-14, -7, 0, 7, 14)  # degrees that are tried before registration, which does the rest
