@@ -1,11 +1,11 @@
 """Which copies does the audit find? Copies of many kinds are planted among new slices, and the share found is printed.
 
-    python benchmarks/copies.py --slices DIR --training 24 --rounds 2   # a SliceSet of real patients (`prepare` of a study)
+    python benchmarks/copies.py --slices DIR --rounds 2   # a SliceSet of real patients
     python benchmarks/copies.py                                        # phantoms
 
 Patients are divided at random: some for training, the others held out. Every copy is judged alone, by its own p-value,
-so that all kinds go through one audit. The kinds are written here once more, independent of the audit's own controls and
-at other strengths. False alarms are those of each held-out patient against the others.
+so that all kinds go through one audit. The kinds are written here once more, independent of the audit's own controls, at
+other strengths. False alarms are those of each held-out patient against the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from understudy.slices import SliceSet
 Pixels = np.ndarray  # uint8 [C, H, W], labels [H, W]
 
 
-def moved(image: Pixels, label: Pixels, shift=(0.0, 0.0), degrees=0.0, scale=1.0, mirror=False) -> tuple[Pixels, Pixels]:
+def moved(
+    image: Pixels, label: Pixels, shift=(0.0, 0.0), degrees=0.0, scale=1.0, mirror=False
+) -> tuple[Pixels, Pixels]:
     """Mirrored, turned and magnified about the centre, then shifted by pixels (rows, columns)."""
     image, label = (a[..., ::-1] if mirror else a for a in (image, label))
     angle, centre = np.deg2rad(degrees), (np.array(label.shape) - 1) / 2
@@ -94,7 +96,7 @@ class Planter:
             "half a pixel": lambda x, m: moved(x, m, (0.5, 0.5)),
             "noise 8 %": lambda x, m: (noisy(x, rng, 0.08), m),
             "16 grey levels": lambda x, m: (x // 16 * 16 + 8, m),
-            "blur of 1/50 of the edge": lambda x, m: (as_bytes(gaussian_filter(x.astype(float), (0, edge / 50, edge / 50))), m),
+            "blur of 1/50 of the edge": lambda x, m: (as_bytes(gaussian_filter(1.0 * x, (0, edge / 50, edge / 50))), m),
             "moved by (3, -2) pixels": lambda x, m: moved(x, m, (3, -2)),
             "moved (3, -2), gamma 1.25": lambda x, m: (curved(moved(x, m, (3, -2))[0], [1.25] * 4), m),
             "moved by a tenth of the edge": lambda x, m: moved(x, m, place(tenth)),
@@ -114,10 +116,7 @@ class Planter:
             rows = self.rows()
             made = [change(self.images[i], self.labels[i]) for i in rows]
             found[name] = np.stack([x for x, _ in made]), np.stack([m for _, m in made]), rows
-        for name, by, share in (
-            ("blend 55 : 45", 0.0, 0.55),
-            ("blend 65 : 35, moved by 1/20", edge / 20, 0.65),
-        ):
+        for name, by, share in (("blend 55 : 45", 0.0, 0.55), ("blend 65 : 35, moved by 1/20", edge / 20, 0.65)):
             rows = self.rows()
             others = self.others(rows)
             both = as_bytes(share * self.images[rows] + (1 - share) * self.images[others].astype(float))

@@ -8,7 +8,17 @@ from made import heads
 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Null
-from understudy.memorization.controls import blend, contrasts, false_alarms, gamma, moved, noise, pasted, planted_copies, warp
+from understudy.memorization.controls import (
+    blend,
+    contrasts,
+    false_alarms,
+    gamma,
+    moved,
+    noise,
+    pasted,
+    planted_copies,
+    warp,
+)
 
 IMAGES, LABELS = heads(0, 6)
 CONFIG = AuditConfig(splits=20, resamples=200)

@@ -17,8 +17,8 @@ from understudy.memorization import conformal
 from understudy.memorization.concentration import Concentration, concentration, votes_of
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, Null, PValues
-from understudy.memorization.copies import Copies
 from understudy.memorization.controls import Controls, scores_of
+from understudy.memorization.copies import Copies
 from understudy.memorization.verdict import Findings, Flags
 from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of

@@ -24,8 +24,8 @@ class AuditConfig(Settings, frozen=True):
     )
     transforms: Literal["none", "flips", "dihedral"] = Field(
         default="none",
-        description="also look for copies turned by quarters (dihedral); mirrored ones are looked for always, and by flips"
-        " in the views for information too",
+        description="also look for copies turned by quarters (dihedral); mirrored ones are looked for always (flips: in"
+        " the views for information too)",
     )
     more_views: bool = Field(
         default=True, description="also compare every channel by itself and the annotations, for information"

@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 
 from understudy.memorization.controls import evenly
 from understudy.memorization.frames import (
-    CELLS, FRAME, TURNS, Whitening, filtered, heads, inside, pose, sized, vectors, warp,
+    CELLS,
+    FRAME,
+    TURNS,
+    Whitening,
+    filtered,
+    heads,
+    inside,
+    pose,
+    sized,
+    vectors,
+    warp,
 )  # fmt: skip
 from understudy.memorization.lesions import Lesions
 from understudy.memorization.registration import affine, elastic
@@ -35,7 +45,9 @@ from understudy.runtime.progress import track
 
 KINDS = ("moved", "warped", "blended", "lesion")
 KEPT, BENT = 3, 2  # candidates that are registered, and of these warped
-SHIFTS = [(x, y) for y in (-1.6, -0.8, 0.0, 0.8, 1.6) for x in (-1.6, -0.8, 0.0, 0.8, 1.6)]  # cells: a tenth of the edge
+SHIFTS = [
+    (x, y) for y in (-1.6, -0.8, 0.0, 0.8, 1.6) for x in (-1.6, -0.8, 0.0, 0.8, 1.6)
+]  # cells: a tenth of the edge
 FINER = (0.4, 0.2, 0.1)  # cells, steps from the best of these shifts
 FIRST, SHIFTED = 6, 3  # of the first slice of a pair, and of shifts, so many are tried
 SAME = 0.95  # whitened correlation from which two training slices are no pair
@@ -43,7 +55,7 @@ CHUNK = 32  # slices a step, always: results do not depend on threads
 SAMPLE = 4096  # training slices that principal components are made of, at most
 CHANCE = 300  # training slices that say what chance gives, at most
 SCALE = 10  # scores are tanh(z / SCALE): bounded, and their Fisher transform is z again
-LEAST_EDGE = 8  # pixels
+LEAST_EDGE, FINEST = 8, 64  # pixels of a slice; larger ones are made smaller first
 DIGITS = 6  # of a score: below is what float32 rounds
 
 Ints = NDArray[np.int64]
@@ -72,7 +84,9 @@ class Copies:
             fix = f"prepare slices of at least {LEAST_EDGE} pixels"
             raise UnfitSets(what, where=training.slices.path, fix=fix)
         if training.count < 2:
-            what = "all training slices are of one patient: what looks like a copy of this patient is not told by chance"
+            what = (
+                "all training slices are of one patient: what looks like a copy of this patient is not told by chance"
+            )
             raise UnfitSets(what, where=training.slices.path, fix="audit a set of several training patients")
         self.codes = torch.from_numpy(training.codes).to(self.device)
         with _single_threaded():
@@ -85,14 +99,18 @@ class Copies:
     def _prepare(self) -> None:
         """Frames and vectors of all training slices."""
         blocks = list(self._blocks(self.part))
-        maps_of = [heads(images) for images, _ in blocks]
-        head = torch.cat(maps_of)
+
+        def prepared(block: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            images = block[0]
+            linear = vectors(sized(filtered(images, local=False), CELLS))
+            return heads(images), sized(filtered(images, local=True), FINEST), linear
+
+        with ThreadPoolExecutor(self._workers()) as pool:
+            made = list(pool.map(prepared, blocks))
+        head = torch.cat([places for places, _, _ in made])
         self.size = float(head[:, 2].median())
-        frames, linear = [], []
-        for (images, _), place in zip(blocks, maps_of, strict=True):
-            local = filtered(images, local=True)
-            frames.append(warp(local, pose(place, self.size), FRAME))
-            linear.append(vectors(sized(filtered(images, local=False), CELLS)))
+        frames = [warp(local, pose(places, self.size), FRAME) for places, local, _ in made]
+        linear = [vector for _, _, vector in made]
         self.maps, self.frames, flat = pose(head, self.size), torch.cat(frames), torch.cat(linear)
         some = torch.from_numpy(np.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).astype(np.int64))
         upright = vectors(self.frames)
@@ -105,6 +123,9 @@ class Copies:
         order = [part.slices.channels.index(name) for name in self.part.slices.channels]
         for _, images, labels in part.slices.blocks(part.rows, CHUNK):
             yield torch.from_numpy(images[:, order]).to(self.device), torch.from_numpy(labels).to(self.device)
+
+    def _workers(self) -> int:
+        return _wanted if self.device.type == "cpu" else 1
 
     def search(self, part: Part, progress: bool = False) -> pd.DataFrame:
         """One row a slice: `row`, `copy.score` in -1..1, `copy.row`, `copy.transform` (4 if mirrored), `copy.kind`."""
@@ -125,7 +146,7 @@ class Copies:
 
     def _all(self, part: Part, barred: Ints | None, progress: bool) -> _Found:
         """`barred`: of each slice the training patient with whom it is not compared."""
-        starts, threads = range(0, len(part.rows), CHUNK), _threads() if self.device.type == "cpu" else 1
+        starts = range(0, len(part.rows), CHUNK)
         order = [part.slices.channels.index(name) for name in self.part.slices.channels]
 
         def chunk(start: int) -> _Found:
@@ -140,7 +161,7 @@ class Copies:
 
         with track(len(part.rows), "copies that moved", "slices", 0, progress) as meter:
             done = []
-            with ThreadPoolExecutor(threads) as pool:
+            with ThreadPoolExecutor(self._workers()) as pool:
                 for found in pool.map(chunk, starts):
                     done.append(found)
                     meter.advance(len(found.value))
@@ -162,7 +183,7 @@ class Copies:
         self, images: torch.Tensor, own: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         """Best score after registration and after the warp, with whom, mirrored or not."""
-        local, place, n = filtered(images, local=True), heads(images), len(images)
+        local, place, n = sized(filtered(images, local=True), FINEST), heads(images), len(images)
         maps = torch.stack([pose(place, self.size, *p) for p in self.poses], 1)
         near = torch.full((n, len(self.upright)), -2.0, device=self.device)
         which = torch.zeros(near.shape, dtype=torch.int8, device=self.device)
@@ -197,7 +218,7 @@ class Copies:
         return moved.max(1).values, bent.values, columns, flips
 
     def _blended(self, images: torch.Tensor, own: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Multiple correlation with the best pair of training slices under the best shift, and the larger part of it."""
+        """Multiple correlation with the best pair of training slices under the best shift; its larger part."""
         flat, n = sized(filtered(images, local=False), FRAME), len(images)
 
         def seen(shift: torch.Tensor) -> torch.Tensor:
@@ -260,11 +281,7 @@ def _explained(one: torch.Tensor, two: torch.Tensor, between: torch.Tensor) -> t
     return torch.where((a > 0) & (b > 0) & (between < SAME), a * one + b * two, alone)
 
 
-_wanted = 1
-
-
-def _threads() -> int:
-    return _wanted
+_wanted = 1  # threads, those of torch before it was told to use one
 
 
 @contextmanager

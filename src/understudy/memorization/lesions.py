@@ -69,13 +69,15 @@ class Lesions:
             both = both + (off * w) @ known.T
             theirs = theirs + (w @ known.square().T - (w @ known.T).square() / total)
             mine = mine + (off.square() * w).sum(1, keepdim=True)
-        return (both / (torch.as_tensor(theirs).clamp(min=1e-3) * torch.as_tensor(mine).clamp(min=1e-3)).sqrt()).clamp(0, 1)
+        return (both / (torch.as_tensor(theirs).clamp(min=1e-3) * torch.as_tensor(mine).clamp(min=1e-3)).sqrt()).clamp(
+            0, 1
+        )
 
 
 def _regions(
     images: torch.Tensor, labels: torch.Tensor, steps: list[tuple[float, float]], mirrors: tuple[bool, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Annotated slices among these, crops [m, tried, C, B, B] around their annotations, and these [m, tried, 1, B, B]."""
+    """Annotated slices among these, crops [m, tried, C, B, B] around annotations, and these [m, tried, 1, B, B]."""
     size = min(EDGE, images.shape[-1])
     mask = (sized((labels[:, None] > 0).float(), size) > 0.3).float()
     large = ((labels > 0).float().mean((1, 2)) >= SMALLEST) & (mask.sum((1, 2, 3)) > 0)
@@ -94,7 +96,9 @@ def _regions(
         for y, right in steps:
             maps = torch.zeros(len(index), 2, 3, device=images.device)
             maps[:, 0, 0], maps[:, 1, 1] = (-1 if flip else 1) * crop / size, crop / size
-            maps[:, 0, 2], maps[:, 1, 2] = ((m + 0.5 + s) / size * 2 - 1 for m, s in zip(middle, (right, y), strict=True))
+            maps[:, 0, 2], maps[:, 1, 2] = (
+                (m + 0.5 + s) / size * 2 - 1 for m, s in zip(middle, (right, y), strict=True)
+            )
             crops.append(warp(x, maps, crop))
             weights.append(warp(wide, maps, crop))
     return index, torch.stack(crops, 1), torch.stack(weights, 1)

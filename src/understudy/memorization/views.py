@@ -64,10 +64,7 @@ class View:
     decides: bool = False  # whether slices are flagged by it too; else it is for information
 
 
-VIEWS = {
-    "stacked": View("all channels together", stacked),
-    "centred": View("mean training image removed", centred),
-}
+VIEWS = {"stacked": View("all channels together", stacked), "centred": View("mean training image removed", centred)}
 CHANNELS, ANNOTATION = "channels", "annotation"  # every channel by itself; Dice of the annotations
 COPY_VIEW = "copy"  # what decides: any kind of copy, see `copies.py`
 IN_PLACE = "stacked"  # by which dimmed copies and near-duplicates are told

@@ -197,11 +197,12 @@ class Estimate:
     def audit(self) -> tuple[float, float]:
         config = AuditConfig.model_validate(self.job.spec["config"])
         training, heldout, made = self.compared()
-        queries = made + heldout + 15 * config.copies
+        queries = made + heldout + 26 * config.copies
         transforms, channels = len(TRANSFORMS[config.transforms]), self.facts.channels
         # every view is counted as a product of its own, though views of the same pixels share theirs
-        views = (2 + 1 + 1 + channels / 2) if config.more_views else 2
+        views = (2 + 1 + 1 + channels / 2) if config.more_views else 1
         products = 2.0 * training * queries * transforms * self.resolution**2 * channels * views
+        products += queries * (6e8 + 4e4 * training)  # frames and registration; vectors of all training slices
         return 6 + products / (self.machine.speed * SEARCHED), made * 60.0 + 2e6
 
     def segmenter(self) -> tuple[float, float]:
