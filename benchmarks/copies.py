@@ -4,8 +4,8 @@
     python benchmarks/copies.py                                        # phantoms
 
 Patients are divided at random: some for training, the others held out. Every copy is judged alone, by its own p-value,
-so that all kinds go through one audit. The kinds are written here once more, independent of the audit's own controls, at
-other strengths. False alarms are those of each held-out patient against the others.
+so that all kinds go through one audit. The kinds are written here once more, independent of the audit's own controls,
+at other strengths. False alarms are those of each held-out patient against the others.
 """
 
 from __future__ import annotations
