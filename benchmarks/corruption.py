@@ -168,6 +168,7 @@ class Attack:
         """Runs a command; gives its exit status and where its results lie."""
         jobs, made = self.out / "jobs", self.work / "made"
         shutil.rmtree(made, ignore_errors=True)
+        made.with_name("made.ids.csv").unlink(missing_ok=True)  # the map of a release
         published = [self.out / "scores.parquet", self.out / "report.json", self.out / "tables"]
         if name == "redo":
             shutil.rmtree(jobs / thrown)

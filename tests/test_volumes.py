@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,20 @@ def test_volume_store_round_trip(tmp_path: Path) -> None:
     assert len(first) < volume.images.nbytes + volume.truth.nbytes  # compressed
     writer.write(volume)
     assert (tmp_path / "p1.npz").read_bytes() == first  # no dates in it
+
+
+@pytest.mark.parametrize("geometry", [{"rows": 1 << 31}, {"padded": 1 << 20}, {"columns": -3}, {"height": 0}])
+def test_sizes_that_no_volume_has_are_refused_before_room_is_made(geometry: dict[str, int], tmp_path: Path) -> None:
+    volume = TestVolume(
+        "p1", "", "test", images=np.zeros((2, 1, 16, 16), np.uint8), kept=np.ones(2, bool), spacing=(1.0, 1.0, 1.0),
+        truth=np.zeros((2, 16, 16), np.uint8), geometry=SliceGeometry.fit(16, 16, 16), affine=np.eye(4),
+    )  # fmt: skip
+    writer = VolumeWriter(tmp_path, ["T1w"], evenly_coded({1: "lesion"}))
+    writer.write(volume)
+    writer.close()
+    content = json.loads((tmp_path / "volumes.json").read_text())
+    for patient in content["patients"].values():
+        patient["geometry"] |= geometry
+    (tmp_path / "volumes.json").write_text(json.dumps(content))
+    with pytest.raises(UnderstudyError):
+        VolumeSet.open(tmp_path).read("p1")
