@@ -149,7 +149,7 @@ def not_done(jobs: Iterable[Job], out: str | Path) -> list[Job]:
 def read_quietly(path: Path) -> dict[str, Any]:
     """A JSON file of a job that may be starting or being killed; {} if it is not there or not whole."""
     try:
-        return dict(read_json(path))
+        return dict(read_json(path, dict))
     except UnderstudyError:
         return {}
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,24 @@ from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
-from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, read_done, saved_jobs
+from understudy.study.engine.jobs import (
+    Job,
+    StageFunction,
+    find_job,
+    job_folder,
+    locked,
+    read_done,
+    read_quietly,
+    saved_jobs,
+)
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
 from understudy.study.engine.publish import publish
 from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
+
+log = logging.getLogger(__name__)
 
 FORMAT = "understudy-study-1"
 
@@ -141,6 +153,14 @@ def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
     return rank
 
 
+def _is_of(out: Path, plan: Plan) -> bool:
+    """Whether a job of this plan stands in the folder's own plan."""
+    try:
+        return not {job.id for job in plan.jobs}.isdisjoint(job.id for job in saved_jobs(out))
+    except UnderstudyError:
+        return False
+
+
 @contextlib.contextmanager
 def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Path]:
     """Makes `out` the folder of this study, or continues it, and (if `exclusive`) keeps other runs out of it.
@@ -151,7 +171,9 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     out, study = Path(out), plan.study
     stamp, planned, another = out / "study.json", out / "plan.json", "use another folder: --out FOLDER"
     what, entries = "", [entry.name for entry in out.iterdir()] if out.is_dir() else []
-    if stamp.is_file():
+    if entries and _is_of(out, plan) and "name" not in read_quietly(stamp):
+        log.warning("study.json in %s is lost or damaged, and is written anew", out)
+    elif stamp.is_file():
         found = read_json(stamp)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             what = "the folder was written by another version of Understudy or by another program"
