@@ -32,7 +32,7 @@ from understudy.slices import READ, SliceSet, SliceWriter
 
 LAYOUTS = ("sliceset", "png", "nifti", "nnunet", "webdataset")
 INDEX = {"id": pa.string(), "generator": pa.string(), "seed": pa.int64()}  # columns of the index, and of the manifest
-MANIFEST = {**INDEX, "p": pa.float64(), "sha256": pa.string()}  # with area.<class>
+MANIFEST = {**INDEX, "sha256": pa.string()}  # with area.<class>
 COLUMNS = tuple(MANIFEST)
 SHARD_BYTES = 2_000_000_000
 SUMS = "SHA256SUMS"
@@ -64,7 +64,7 @@ def neutral_id(number: int) -> str:
 
 
 def clean_set(
-    synthetic: SliceSet, kept: NDArray[np.int64], p: NDArray[np.float64], out: Path, order: int | None = None
+    synthetic: SliceSet, kept: NDArray[np.int64], out: Path, order: int | None = None
 ) -> tuple[SliceSet, pa.Table, str]:
     """The slices that may go, in random order and under new ids, with generator and seed; the manifest; and the map.
 
@@ -87,7 +87,6 @@ def clean_set(
         writer.append(images, labels, frame)
         for k, name in enumerate(s.class_names, start=1):
             frame[f"area.{name}"] = (labels == k).sum(axis=(1, 2))
-        frame["p"] = p[rows]
         frame["sha256"] = [slice_hash(i, n) for i, n in zip(images, labels, strict=True)]
         parts.append(frame)
     path = writer.close().folder / "index.parquet"
@@ -105,7 +104,7 @@ def clean_set(
 
 def table_schema(columns: dict[str, pa.DataType], classes: Sequence[str]) -> pa.Schema:
     """Columns and types of a table of a package; of the manifest with the pixels of each class."""
-    areas = {f"area.{name}": pa.int64() for name in classes} if "p" in columns else {}
+    areas = {f"area.{name}": pa.int64() for name in classes} if "sha256" in columns else {}
     return pa.schema(list((columns | areas).items()))
 
 

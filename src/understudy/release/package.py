@@ -21,7 +21,9 @@ from understudy.exchange.description import CERTIFICATE, FORMAT
 from understudy.generators.folder import CONFIG, UNTRACED, WEIGHTS, save_model
 from understudy.generators.registry import KINDS, load_generator
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
-from understudy.memorization.words import spread
+from understudy.memorization.membership import Membership
+from understudy.memorization.shared import rounded, shared
+from understudy.memorization.words import as_markdown, spread
 from understudy.release import documents
 from understudy.release.allowed import CRATE, DOCUMENTS, MODEL_DOCUMENTS
 from understudy.release.content import (
@@ -77,8 +79,7 @@ def release_slices(
         cleared = clear(audited, decision, override, device, progress)
         place = folder / "data" if layout == "sliceset" else work / "slices"
         place.parent.mkdir(parents=True, exist_ok=True)
-        p = cleared.found.table["p"].to_numpy(float)
-        slices, table, ids = clean_set(audited.synthetic, cleared.kept, p, place, order)
+        slices, table, ids = clean_set(audited.synthetic, cleared.kept, place, order)
         release_memory()
         reading: dict[str, Any] = {"layout": "slices"}
         if layout != "sliceset":
@@ -88,7 +89,7 @@ def release_slices(
         manifest = table.to_pandas()
         head, areas = head_of(slices), [c for c in map(str, manifest) if c.startswith("area.")]
         certificate = {
-            **_certificate("slices", about, decision, cleared, audited.audit, folder),
+            **_certificate("slices", about, decision, cleared, folder),
             "layout": layout,
             "data": {
                 **head,
@@ -106,7 +107,7 @@ def release_slices(
         }
         write_json(folder / "croissant.json", documents.croissant(about, certificate, manifest))
         texts = documents.slice_documents(about, decision, certificate)
-        texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, place)
+        texts["evidence.html"] = documents.evidence(about, decision, certificate, folder / "audit", place)
         crate = documents.ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
         return _sealed(folder, out, certificate, texts, crate, audited, words, ids)
 
@@ -130,28 +131,28 @@ def release_model(
         if written != audited.synthetic.attrs["weights"]:  # which the gate has compared with the audited file
             raise UnderstudyError("the audited file has more than the EMA weights", where=model, fix="train it again")
         certificate = {
-            **_certificate("generator", about, decision, cleared, audited.audit, folder),
+            **_certificate("generator", about, decision, cleared, folder, asked),
             "model": _describe(folder / documents.MODEL, config),
-            "white_box": asked.as_dict(),
+            "white_box": rounded(asked.as_dict()),
             "evaluation": evaluation,
         }
         chosen = np.sort(np.random.default_rng(0).permutation(cleared.kept)[: documents.SHOWN])
         picture = documents.sheet(list(zip(*audited.synthetic.read(chosen), strict=True)), certificate["model"])
         picture.save(folder / "samples.png", optimize=True)
         texts = documents.model_documents(about, decision, certificate, config)
-        texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, picture)
+        texts["evidence.html"] = documents.evidence(about, decision, certificate, folder / "audit", picture)
         crate = documents.ro_crate(about, certificate, MODEL_DOCUMENTS, {})
         return _sealed(folder, out, certificate, texts, crate, audited, words)
 
 
 def _certificate(
-    kind: str, about: About, decision: Decision, cleared: Clearance, audit: Path, folder: Path
+    kind: str, about: About, decision: Decision, cleared: Clearance, folder: Path, asked: Membership | None = None
 ) -> dict[str, Any]:
-    """Copies the audit's numbers and words (no neighbour, no p-value by slice); what every certificate says."""
-    (folder / "audit").mkdir(exist_ok=True)
-    for name in ("audit.json", "audit.md"):
-        shutil.copyfile(audit / name, folder / "audit" / name)
+    """Writes what a recipient is told of the audit, as it was found again; returns what every certificate says."""
     found, concentration = cleared.found, cleared.found.concentration
+    numbers = shared(found.numbers, asked.as_dict() if asked else None)
+    write_json(folder / "audit" / "audit.json", numbers)
+    write_text(folder / "audit" / "audit.md", as_markdown(numbers))
     training = found.found.parts.training
     return {
         "format": FORMAT,
@@ -172,7 +173,7 @@ def _certificate(
             "training_patients": training.count,
             "concentration": None
             if concentration is None
-            else concentration.as_dict() | {"words": spread(concentration)},
+            else rounded(concentration.as_dict()) | {"words": spread(concentration)},
             "recomputed": True,
             **cleared.certified,
         },
