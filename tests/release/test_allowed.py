@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_release import every_format
 from PIL import Image
 from planted import EVERYWHERE, FORMS, IDS, OF_LAYOUT, OF_MODELS, OF_SLICES, SECRETS, Plant, places
 
@@ -21,11 +20,6 @@ from understudy.release.words import Words
 from understudy.slices import SliceSet
 
 Packages = dict[str, Path]
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    return every_format(tmp_path_factory.mktemp("packages"))
 
 
 @pytest.fixture(scope="module")
