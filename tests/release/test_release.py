@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,22 @@ def test_extra_missing_and_linked_files(package: Released, tmp_path: Path) -> No
     assert "more.txt does not belong" in said
     assert "aida.md is missing" in said
     assert "link is a link" in said
+
+
+@pytest.mark.parametrize("name", ["release.json", "SHA256SUMS", "croissant.json", "README.md", "data/zarr.json"])
+def test_pipes_and_links_to_themselves_are_not_waited_for(package: Released, tmp_path: Path, name: str) -> None:
+    folder = _copy(package, tmp_path)
+    for make in (os.mkfifo, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("..")):
+        (folder / name).unlink()
+        make(folder / name)
+        signal.alarm(20)  # ends the test's process, if it hangs
+        try:
+            assert any(name in problem for problem in verify(folder).problems)
+        except UnderstudyError:
+            assert name in ("release.json", "SHA256SUMS")
+        real: list[SliceSet] = []
+        assert any(name in finding for finding in scan(folder, package.certificate, real, Words({})).findings)
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize("line", ["../outside", "/etc/passwd", "a//b"])

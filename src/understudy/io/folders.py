@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +93,6 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         what = f"the file is a link to {os.readlink(path)}, which is not there"
         raise UnderstudyError(what, where=path, fix=f"{annex}, or restore the file that it points to")
     with reading(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
         with path.open("rb") as handle:
             content = handle.read(-1 if most is None else most)
     if content.startswith(b"version https://git-lfs"):

@@ -3,6 +3,8 @@
 Hashes inside show damage; a package that somebody rewrote whole shows only by the root hash that was published.
 """
 
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.controls import Controls
 from understudy.release.allowed import DOCUMENTS, MODEL_DOCUMENTS
-from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
+from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, names_below, read_back, slice_hash
 from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
 from understudy.release.package import weights_problems
@@ -57,6 +59,8 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
     found = Verification(own, root is not None, certificate, files, problems)
+    if any(not stat.S_ISREG(os.lstat(folder / name).st_mode) for name in names_below(folder)):
+        return found  # `check_sums` names it; reading a link or a pipe could lead anywhere
     check = {"slices": _check_slices, "generator": _check_generator}.get(str(certificate.get("kind")))
     if check is None:
         problems.append("its certificate describes neither slices nor a generator")
