@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from small_models import small
 
 from understudy.errors import Interrupted, UnderstudyError
@@ -124,3 +125,24 @@ def test_the_sampler_of_a_diffusion_model_is_a_choice(model_dir: Path, slices: S
     assert a.content_hash != b.content_hash
     with pytest.raises(UnderstudyError, match="other samples"):
         sample_set(folder, 3, 0, tmp_path / "a", device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_weights_that_are_no_numbers_are_not_sampled(model_dir: Path, tmp_path: Path, value: float) -> None:
+    weights = safetensors.torch.load_file(model_dir / "generator.safetensors")
+    next(iter(weights.values())).view(-1)[-1] = value
+    safetensors.torch.save_file(weights, model_dir / "generator.safetensors")
+    with pytest.raises(UnderstudyError, match="NaN, infinite, or above") as caught:
+        sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
+    assert caught.value.where == str(model_dir / "generator.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_are_no_numbers_are_not_written(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Generator.sample
+    monkeypatch.setattr(Generator, "sample", lambda self, *args: original(self, *args) * np.inf)
+    with pytest.raises(UnderstudyError, match=r"samples of stylegan2-\w+ are NaN"):
+        sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
+    assert not (tmp_path / "out").exists()
