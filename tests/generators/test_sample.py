@@ -16,7 +16,8 @@ from understudy.generators.networks.stylegan2 import Generator, StyleGan2Config
 from understudy.generators.sample import sample_set
 from understudy.generators.training.config import StyleGan2Training
 from understudy.generators.training.loop import train
-from understudy.io.files import sha256_file
+from understudy.io.files import read_json, sha256_file, write_json
+from understudy.io.seals import Damaged
 from understudy.slices import SliceSet
 
 
@@ -132,6 +133,8 @@ def test_weights_that_are_no_numbers_are_not_sampled(model_dir: Path, tmp_path: 
     weights = safetensors.torch.load_file(model_dir / "generator.safetensors")
     next(iter(weights.values())).view(-1)[-1] = value
     safetensors.torch.save_file(weights, model_dir / "generator.safetensors")
+    config = read_json(model_dir / "config.json")
+    write_json(model_dir / "config.json", {**config, "sha256": {}})  # as a diverged training would have written them
     with pytest.raises(UnderstudyError, match="NaN, infinite, or above") as caught:
         sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
     assert caught.value.where == str(model_dir / "generator.safetensors")
@@ -146,3 +149,16 @@ def test_samples_that_are_no_numbers_are_not_written(
     with pytest.raises(UnderstudyError, match=r"samples of stylegan2-\w+ are NaN"):
         sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_were_changed_are_neither_used_nor_taken_for_finished(
+    model_dir: Path, slices: SliceSet, small_model: StyleGan2Config, tmp_path: Path
+) -> None:
+    path = model_dir / "generator.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+    with pytest.raises(Damaged, match="changed or damaged"):
+        sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
+    config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False)
+    train(slices, None, small_model, config, model_dir, "cpu", progress=False)
+    assert path.read_bytes() == whole

@@ -283,7 +283,7 @@ def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
     if sha256_file(folder / CONFIG) != certified["config_sha256"]:
         problems.append("the configuration is not the one that was certified")
     config = read_json(folder / CONFIG)
-    if config.get("kind") not in KINDS or set(config) - {*_KEPT, "training"}:
+    if config.get("kind") not in KINDS or set(config) - {*_KEPT, "training", "sha256"}:
         return [*problems, "the configuration has other fields than a release has"]
     try:
         with safe_open(path, "pt") as tensors:

@@ -253,3 +253,28 @@ def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -
         said.append(text.getvalue())
     assert "whole study 6 min 40 s" in said[0]
     assert "whole study 3 min 20 s" in said[1]
+
+
+def test_a_record_of_a_failure_that_is_none_stops_nothing(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    contents = ["5", "[]", "null", '{"attempts": "many", "class": [], "message": 3}', "{", "\x00"]
+    for job, content in zip(plan.jobs, contents, strict=False):
+        job_folder(out, job).mkdir(parents=True)
+        (job_folder(out, job) / "failed.json").write_text(content)
+    write_json(out / "study.json", {"format": "understudy-study-1", "name": "small"})
+    assert run(plan, out, Stages()).complete
+
+
+def test_a_job_whose_folder_is_a_file_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    broken = next(job for job in plan.jobs if job.stage == "generator")
+    job_folder(out, broken).parent.mkdir(parents=True)
+    job_folder(out, broken).write_text("a file")
+    write_json(out / "study.json", {"format": "understudy-study-1", "name": "small"})
+    stages = Stages()
+    result = run(plan, out, stages)
+    assert [job.id for job, _ in result.failed] == [broken.id]
+    assert "a file stands where a folder is needed" in result.failed[0][1]
+    assert job_folder(out, broken).read_text() == "a file"
+    assert "segmenter" in stages.ran  # of the setting that needs no generator
+    assert "waiting" in set(study_status(out)["state"])

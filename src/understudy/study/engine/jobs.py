@@ -149,14 +149,16 @@ def not_done(jobs: Iterable[Job], out: str | Path) -> list[Job]:
 def read_quietly(path: Path) -> dict[str, Any]:
     """A JSON file of a job that may be starting or being killed; {} if it is not there or not whole."""
     try:
-        return dict(read_json(path))
+        return dict(read_json(path, dict))
     except UnderstudyError:
         return {}
 
 
 def read_failed(folder: Path) -> dict[str, Any]:
-    """The content of `failed.json`; {} if the job has not failed, or the file is not whole."""
-    return read_quietly(folder / "failed.json")
+    """The content of `failed.json`, without fields of another type; {} if the job has not failed, or it is not whole."""
+    kinds: dict[str, type] = {"attempts": int, "class": str, "message": str}
+    found = read_quietly(folder / "failed.json")
+    return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, object))}
 
 
 def state_of(folder: Path) -> State:
@@ -183,7 +185,7 @@ def is_locked(folder: Path) -> bool:
     try:
         with open(folder / "lock", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
