@@ -35,7 +35,7 @@ INDEX = {"id": pa.string(), "generator": pa.string(), "seed": pa.int64()}  # col
 MANIFEST = {**INDEX, "sha256": pa.string()}  # with area.<class>
 COLUMNS = tuple(MANIFEST)
 SHARD_BYTES = 2_000_000_000
-SUMS = "SHA256SUMS"
+SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 Pixels = NDArray[np.uint8]
 
 
@@ -217,7 +217,7 @@ def write_sums(folder: Path) -> str:
     """Writes SHA256SUMS, as `sha256sum -c` reads it; returns its own hash: the package's root hash."""
     names = names_below(folder)
     with atomic_path(folder / SUMS) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(f"{sha256_file(folder / n)}  {n}\n" for n in names if n != SUMS)
+        file.writelines(f"{sha256_file(folder / n)}  {n}\n" for n in names if n not in (SUMS, SIGNATURE))
     return sha256_file(folder / SUMS)
 
 
@@ -235,7 +235,7 @@ def check_sums(folder: Path) -> tuple[int, list[str]]:
     count, problems = len(wanted), []
     for name in names_below(folder):
         expected, place = wanted.pop(name, None), folder / name
-        if name == SUMS:
+        if name in (SUMS, SIGNATURE):  # the list itself, and what is made of it
             continue
         if place.is_symlink() or not place.is_file():
             problems.append(f"{name} is a link or no plain file")

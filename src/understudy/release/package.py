@@ -39,6 +39,7 @@ from understudy.release.content import (
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, clear_model
 from understudy.release.scan import Scan, refuse, refuse_forms, scan
+from understudy.release.signature import sign
 from understudy.release.words import Words, secrets_of
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -62,7 +63,7 @@ class Released:
 def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
     override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
-    order: int | None = None,
+    order: int | None = None, key: Path | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -71,6 +72,7 @@ def release_slices(
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
         order: seed of the order of the slices, in which they are numbered anew; None: one that nobody knows.
+        key: private key of SSH, by which the package is signed.
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
@@ -109,12 +111,13 @@ def release_slices(
         texts = documents.slice_documents(about, decision, certificate)
         texts["evidence.html"] = documents.evidence(about, decision, certificate, folder / "audit", place)
         crate = documents.ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
-        return _sealed(folder, out, certificate, texts, crate, audited, words, ids)
+        return _sealed(folder, out, certificate, texts, crate, audited, words, key, ids)
 
 
 def release_model(
     model: Path, audited: Audited, about: About, decision: Decision, out: Path, override: str | None = None,
     device: str = "cpu", progress: bool = False, evaluation: dict[str, Any] | None = None, hidden: Sequence[Path] = (),
+    key: Path | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package of a trained generator at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -122,6 +125,7 @@ def release_model(
         model: folder of the generator; `audited` are its samples.
         evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`).
         hidden: further paths that no document may name.
+        key: private key of SSH, by which the package is signed.
     """
     words = _checked(audited, about, decision, override, out, [model, *hidden])
     with _assembling(out) as (folder, _):
@@ -142,7 +146,7 @@ def release_model(
         texts = documents.model_documents(about, decision, certificate, config)
         texts["evidence.html"] = documents.evidence(about, decision, certificate, folder / "audit", picture)
         crate = documents.ro_crate(about, certificate, MODEL_DOCUMENTS, {})
-        return _sealed(folder, out, certificate, texts, crate, audited, words)
+        return _sealed(folder, out, certificate, texts, crate, audited, words, key)
 
 
 def _certificate(
@@ -217,9 +221,9 @@ def _real(audited: Audited) -> list[SliceSet]:
 
 def _sealed(
     folder: Path, out: Path, certificate: dict[str, Any], texts: dict[str, str], crate: dict[str, Any],
-    audited: Audited, words: Words, ids: str = "",
+    audited: Audited, words: Words, key: Path | None, ids: str = "",
 ) -> Released:  # fmt: skip
-    """Writes the documents, searches `folder` for what must not leave (else raises), and writes its hashes.
+    """Writes the documents, searches `folder` for what must not leave (else raises), writes its hashes and signs them.
 
     The map `ids` is written beside `out`, for its owner only.
     """
@@ -231,6 +235,8 @@ def _sealed(
     searched = scan(folder, certificate, _real(audited), words)
     refuse(searched, folder)
     root, beside = write_sums(folder), _ids_of(out) if ids else None
+    if key is not None:
+        sign(folder, key)
     if beside:
         write_text(beside, ids)
         beside.chmod(0o600)

@@ -24,16 +24,19 @@ from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, 
 from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
 from understudy.release.package import weights_problems
+from understudy.release.signature import problem_of
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 
 
 @dataclass
 class Verification:
-    """What was found: `problems` empty means intact."""
+    """What was found. Without problems it is unchanged since its own list of hashes was written; by whom, only a
+    published root hash or a key tells."""
 
     root: str
     compared: bool  # with the published root hash
+    signed: bool  # by the holder of the key that was given
     certificate: dict[str, Any]
     files: int
     problems: list[str]
@@ -42,15 +45,19 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "intact": not self.problems}
+        known = self.compared or self.signed
+        return {**asdict(self), "unchanged": not self.problems, "intact": known and not self.problems}
 
 
-def verify(package: str | Path, root: str | None = None, pictures: Path | None = None) -> Verification:
+def verify(
+    package: str | Path, root: str | None = None, pictures: Path | None = None, key: Path | None = None
+) -> Verification:
     """Checks a package; raises where there is none, or its list of hashes cannot be read.
 
     Args:
         root: hash that its publisher made known; None: not compared.
         pictures: PNG file for a contact sheet.
+        key: public key of SSH that its publisher made known; None: a signature is not looked at.
     """
     folder = Path(package)
     certificate = certificate_of(folder)
@@ -58,7 +65,9 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     own = sha256_file(folder / SUMS)
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
-    found = Verification(own, root is not None, certificate, files, problems)
+    if key is not None and (wrong := problem_of(folder, key)):
+        problems.insert(0, wrong)
+    found = Verification(own, root is not None, key is not None, certificate, files, problems)
     if any(not stat.S_ISREG(os.lstat(folder / name).st_mode) for name in names_below(folder)):
         return found  # `check_sums` names it; reading a link or a pipe could lead anywhere
     check = {"slices": _check_slices, "generator": _check_generator}.get(str(certificate.get("kind")))
