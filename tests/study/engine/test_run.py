@@ -278,3 +278,41 @@ def test_a_job_whose_folder_is_a_file_is_named_and_the_others_go_on(tmp_path: Pa
     assert job_folder(out, broken).read_text() == "a file"
     assert "segmenter" in stages.ran  # of the setting that needs no generator
     assert "waiting" in set(study_status(out)["state"])
+
+
+def test_a_finished_study_is_looked_at_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried on a disk that is mounted read-only as well; here whatever asks for a lock fails."""
+    plan, out, stages = make_plan(study()), tmp_path / "out", Stages()
+    run(plan, out, stages)
+    monkeypatch.setattr("understudy.study.engine.run.os.access", lambda *_: False)
+    for module in ("run", "execute", "jobs"):
+        monkeypatch.setattr(f"understudy.study.engine.{module}.locked", no_lock)
+    again = run(plan, out, stages)
+    assert (again.complete, again.page, again.answer) == (True, out / "report.html", "yes")
+    assert len(again.reused) == len(plan.jobs) == len(stages.ran)
+    assert set(study_status(out, verify=True)["state"]) == {"done"}
+    with pytest.raises(UnderstudyError, match="read-only"):  # where something is to be done
+        run(make_plan(study(repeats=2)), out, stages)
+
+
+def no_lock(folder: Path) -> Any:
+    raise UnderstudyError("the file system is read-only", where=folder)
+
+
+def test_what_killed_processes_left_is_swept_by_the_next_run(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    inside = job_folder(out, next(job for job in plan.jobs if job.stage == "generator")) / "model"
+    busy = job_folder(out, plan.jobs[0])  # done: nobody works in it
+    inside.mkdir(parents=True)
+    left = [out / ".report.html.77.tmp", out / "figures" / ".a.svg.77.tmp", inside / ".checkpoint-000000000001.pt.77.tmp"]
+    kept = [busy / ".other.tmp", inside / "checkpoint-000000000001.pt", out / ".mine.tmp"]
+    for path in left + kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    (out / "jobs" / ".generator-0123.77.tmp").mkdir()
+    run(plan, out, Stages())
+    assert not any(path.exists() for path in [*left, out / "jobs" / ".generator-0123.77.tmp"])
+    assert all(path.exists() for path in kept)

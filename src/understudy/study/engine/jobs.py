@@ -11,7 +11,10 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
 import platform
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +31,9 @@ from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
 State = Literal["done", "running", "failed", "waiting", "damaged"]
+
+
+_ORPHAN = re.compile(r"\..+\.\d+\.tmp")  # name, number of the process
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,20 @@ def locked(folder: Path) -> Iterator[None]:
     problem, fix = "another process is working here ({holder})", "wait for it; `understudy status` shows its progress"
     with held_lock(folder / "lock", f"on {platform.node()}", problem, fix):
         yield
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes left of `atomic_path` and of a repair; hold the folder's lock.
+
+    What lies in jobs below it is left to those, which have locks of their own.
+    """
+    for path, folders, names in os.walk(folder):
+        for name in filter(_ORPHAN.fullmatch, names):
+            Path(path, name).unlink(missing_ok=True)
+        for name in filter(_ORPHAN.fullmatch, folders):
+            shutil.rmtree(Path(path, name), ignore_errors=True)
+        if Path(path) == folder / "jobs":
+            folders.clear()
 
 
 def is_locked(folder: Path) -> bool:
