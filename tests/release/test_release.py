@@ -252,6 +252,19 @@ def test_a_patient_in_the_index_of_synthetic_slices(
     assert not any(word.encode() in everything for word in (patient, "MR_1234", "P_77", "M_ller", "gen_"))
 
 
+@pytest.mark.usefixtures("once")
+@pytest.mark.parametrize("column", ["generator", "seed"])
+@pytest.mark.parametrize("at", [1, 59])
+def test_a_patient_behind_an_empty_first_entry(inputs: dict[str, Path], tmp_path: Path, column: str, at: int) -> None:
+    """The columns of a released index have types, whatever their first entry is, and texts are read to the end."""
+    real, made_of = SliceSet.open(inputs["real"]), SliceSet.open(inputs["synthetic"])
+    package_module.clear(Audited(made_of, real, real, inputs["audit"]), decision())  # as it was before: see `once`
+    made_of.index = made_of.index.assign(**{column: [None, *["Patient_T1" if i == at else None for i in range(1, 60)]]})
+    with pytest.raises(UnderstudyError, match="another type" if column == "seed" else "a patient's id"):
+        release_slices(Audited(made_of, real, real, inputs["audit"]), ABOUT, decision(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["title", "sources", "keywords", "remarks", "override", "out"])
 def test_forms_are_searched_before_anything_is_written(inputs: dict[str, Path], tmp_path: Path, place: str) -> None:
     real = SliceSet.open(inputs["real"])

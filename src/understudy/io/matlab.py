@@ -1,6 +1,6 @@
 """Vectors and names in a MATLAB file, read by SciPy in a process of its own: a damaged file crashes or hangs it.
 
-    python -m understudy.io.matlab FILE   # prints them as JSON
+python -m understudy.io.matlab FILE   # prints them as JSON
 """
 
 import json
@@ -26,7 +26,7 @@ class Content(NamedTuple):
 
 
 def read_mat(path: str | Path) -> Content:
-    """The vectors and names of a file; `UnderstudyError` where it is no MATLAB file, or SciPy crashes or hangs on it."""
+    """The vectors and names of a file; `UnderstudyError` where it is none, or SciPy crashes or hangs on it."""
     with reading(path, MATLAB):
         with open(path, "rb"):  # absent, no permission
             pass

@@ -23,7 +23,6 @@ from understudy.memorization.views import TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
-
 # a search's name, queries, training slices -> nearest training slices (`search.nearest`)
 Search = Callable[[str, Part, Part], pd.DataFrame]
 

@@ -206,7 +206,9 @@ class Guard:
             return _problem(400, "wrong host")
         if "origin" in headers:
             origin = _split(headers["origin"])
-            if origin is None or origin.geturl().lower() not in (f"{s}://{hosts[0].lower()}" for s in ("http", "https")):
+            if origin is None or origin.geturl().lower() not in (
+                f"{s}://{hosts[0].lower()}" for s in ("http", "https")
+            ):
                 return _problem(403, "wrong origin")
         followed = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"  # a link, from anywhere
         if headers.get("sec-fetch-site") == "cross-site" and not followed:

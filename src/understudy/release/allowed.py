@@ -103,7 +103,10 @@ def _listed(certificate: dict[str, Any]) -> dict[str, Check]:
     """The list: regular expression of a file's name -> what reads a file of this kind."""
     slices = certificate["kind"] == "slices"
     names = (*(DOCUMENTS if slices else MODEL_DOCUMENTS), CRATE)
-    found = {re.escape(name): _BY_ENDING[PurePosixPath(name).suffix] for name in names} | {SUMS: _sums, re.escape(SIGNATURE): _signature}
+    found = {re.escape(name): _BY_ENDING[PurePosixPath(name).suffix] for name in names} | {
+        SUMS: _sums,
+        re.escape(SIGNATURE): _signature,
+    }
     if not slices:
         return found
     data, layout = certificate["data"], certificate["layout"]

@@ -76,7 +76,9 @@ class RealParts:
             ask = np.flatnonzero((quarter != 0).sum(1) >= _LEAST)
             for i, near in zip(ask, _nearest(some[ask], known, self._limit - _SLACK), strict=True):
                 if near.size:
-                    likeness = float(correlation(np.repeat(quarter[[i]], len(near), 0), self._whole(near, number)).max())
+                    likeness = float(
+                        correlation(np.repeat(quarter[[i]], len(near), 0), self._whole(near, number)).max()
+                    )
                     if likeness >= max(self._limit, found.get(i // channels, (0, 0.0))[1]):
                         found[int(i // channels)] = int(i % channels), likeness
         return found

@@ -1,4 +1,4 @@
-"""Signatures of packages by SSH keys: OpenSSH's `ssh-keygen -Y` signs SHA256SUMS, which has the hash of all the rest."""
+"""Signatures of packages by SSH keys: OpenSSH's `ssh-keygen -Y` signs SHA256SUMS, which lists all the rest."""
 
 import re
 import shutil
@@ -48,7 +48,9 @@ def _keygen(how: str, *options: str, signed: IO[bytes] | None = None) -> "subpro
     if program is None:
         fix = "install OpenSSH 8.1 or newer (Debian: openssh-client)"
         raise UnderstudyError("signatures need the program ssh-keygen, which is not there", fix=fix)
-    return subprocess.run([program, "-Y", how, "-n", _PURPOSE, *options], stdin=signed, capture_output=True, check=False)
+    return subprocess.run(
+        [program, "-Y", how, "-n", _PURPOSE, *options], stdin=signed, capture_output=True, check=False
+    )
 
 
 def _reason(done: "subprocess.CompletedProcess[bytes]") -> str:

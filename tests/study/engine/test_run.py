@@ -307,7 +307,11 @@ def test_what_killed_processes_left_is_swept_by_the_next_run(tmp_path: Path) -> 
     inside = job_folder(out, next(job for job in plan.jobs if job.stage == "generator")) / "model"
     busy = job_folder(out, plan.jobs[0])  # done: nobody works in it
     inside.mkdir(parents=True)
-    left = [out / ".report.html.77.tmp", out / "figures" / ".a.svg.77.tmp", inside / ".checkpoint-000000000001.pt.77.tmp"]
+    left = [
+        out / ".report.html.77.tmp",
+        out / "figures" / ".a.svg.77.tmp",
+        inside / ".checkpoint-000000000001.pt.77.tmp",
+    ]
     kept = [busy / ".other.tmp", inside / "checkpoint-000000000001.pt", out / ".mine.tmp"]
     for path in left + kept:
         path.parent.mkdir(exist_ok=True)

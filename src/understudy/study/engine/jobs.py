@@ -161,7 +161,7 @@ def read_quietly(path: Path) -> dict[str, Any]:
 
 
 def read_failed(folder: Path) -> dict[str, Any]:
-    """The content of `failed.json`, without fields of another type; {} if the job has not failed, or it is not whole."""
+    """The content of `failed.json`, without fields of another type; {} if there is none, or it is not whole."""
     kinds: dict[str, type] = {"attempts": int, "class": str, "message": str}
     found = read_quietly(folder / "failed.json")
     return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, object))}

@@ -17,7 +17,17 @@ from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
-from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, not_done, read_done, saved_jobs, sweep
+from understudy.study.engine.jobs import (
+    Job,
+    StageFunction,
+    find_job,
+    job_folder,
+    locked,
+    not_done,
+    read_done,
+    saved_jobs,
+    sweep,
+)
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
 from understudy.study.engine.publish import publish
