@@ -274,7 +274,7 @@ def test_lost_and_damaged_predictions_are_named(study: ReportData, tmp_path: Pat
     data = fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): tmp_path})
     cases, _, missing = segmentations(data, means, [])
     assert (len(cases), len(missing)) == (0, 3)
-    assert all("is not shown: the file cannot be read" in m for m in missing)
+    assert all("is not shown: this is not a NumPy file" in m for m in missing)
     for path in tmp_path.iterdir():
         path.unlink()
     assert all("there is no prediction T" in m for m in segmentations(data, means, [])[2])
