@@ -54,7 +54,7 @@ def is_finished(folder: Path, identity: str) -> bool:
     if config.get("identity") != identity:
         what = "the folder holds another training (other settings or data)"
         raise UnderstudyError(what, folder, "use another folder, or delete it")
-    return are_intact(folder, config)
+    return are_intact(folder, config, WEIGHTS)
 
 
 class _Record(Described):
