@@ -184,7 +184,7 @@ def recheck(
     controls, _, numbers = judge(found, search, device)
     numbers = plain(numbers)
     told = [{name: of[name] for name in _STATED} | {"verdict": of["verdict"]["kind"]} for of in (recorded, numbers)]
-    if place := _difference(*told, "")[1:]:
+    if place := _difference(told[0], told[1], "")[1:]:
         what = f"audit.json states another `{place}` than these slices give: it was changed, or is another version's"
         raise UnderstudyError(what, where=folder / "audit.json", fix=_AGAIN)
     return Recheck(numbers, found, controls)
@@ -209,7 +209,7 @@ def _difference(recorded: Any, found: Any, place: str) -> str:
         return next(filter(None, inner), "")
     if isinstance(found, list) and isinstance(recorded, list) and len(recorded) == len(found):
         pairs = enumerate(zip(recorded, found, strict=True))
-        return next(filter(None, (_difference(*pair, f"{place}.{i}") for i, pair in pairs)), "")
+        return next(filter(None, (_difference(a, b, f"{place}.{i}") for i, (a, b) in pairs)), "")
     if isinstance(found, float) and isinstance(recorded, float):
         return "" if abs(recorded - found) <= 1e-6 else place
     return "" if type(recorded) is type(found) and recorded == found else place
