@@ -21,6 +21,7 @@ from understudy.exchange.description import CERTIFICATE, FORMAT
 from understudy.generators.folder import CONFIG, UNTRACED, WEIGHTS, save_model
 from understudy.generators.registry import KINDS, load_generator
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
+from understudy.io.seals import Damaged
 from understudy.memorization.membership import Membership
 from understudy.memorization.shared import rounded, shared
 from understudy.memorization.words import as_markdown, spread
@@ -299,5 +300,8 @@ def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
         raise UnderstudyError(what, where=path, fix="get them again") from error
     if extra:
         problems.append(f"the weights' file holds metadata ({', '.join(sorted(extra))})")
-    load_generator(folder)  # refuses tensors that are missing, strange, not finite, or of another shape
+    try:
+        load_generator(folder)  # refuses tensors that are missing, strange, not finite, or of another shape
+    except Damaged:
+        problems.append("the weights are not those of their configuration")
     return problems
