@@ -224,6 +224,7 @@ def change_set(root: Path, rng: Rng) -> None:
     listed = root / "volumes" / "volumes.json"
     with suppress(ValueError, TypeError, KeyError, OSError, AttributeError):  # of a listing that was changed itself
         content = json.loads(listed.read_text())
+        unsealed and content.pop("seal", None)
         for subject, patient in content["patients"].items() if unsealed else ():
             patient["sha256"] = hashlib.sha256((root / "volumes" / f"{subject}.npz").read_bytes()).hexdigest()
         listed.write_text(json.dumps(content))

@@ -18,7 +18,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, sha256_file, write_json
 from understudy.io.foreign import VOLUMES, Budget
 from understudy.io.readers import read_arrays
-from understudy.io.seals import AGAIN, Damaged, check_opened, file_hash
+from understudy.io.seals import AGAIN, Damaged, check_opened, check_seal, file_hash, sealed
 from understudy.slices import Described, LabelClass, Spacing
 
 if TYPE_CHECKING:
@@ -214,7 +214,9 @@ class VolumeSet:
         self.path = Path(path)
         check_opened(self.path / "volumes.json")
         with reading(self.path / "volumes.json", VOLUMES):
-            meta = _Meta.model_validate(read_json(self.path / "volumes.json"))
+            said = read_json(self.path / "volumes.json", dict)
+            check_seal(said, self.path / "volumes.json")
+            meta = _Meta.model_validate(said)
         self.channels, self.classes = tuple(meta.channels), tuple(meta.classes)
         self.axes, self.frame, self._patients = meta.axes, meta.frame, meta.patients
 
@@ -275,7 +277,7 @@ class VolumeWriter:
 
     def close(self) -> VolumeSet:
         """Writes `volumes.json`."""
-        write_json(self.path / "volumes.json", self._meta)
+        write_json(self.path / "volumes.json", sealed(self._meta))
         return VolumeSet.open(self.path)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from understudy.study.engine.jobs import (
     find_job,
     job_folder,
     locked,
+    not_done,
     read_done,
     read_quietly,
     saved_jobs,
+    sweep,
 )
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
@@ -76,6 +79,8 @@ def run_study(
         usable_devices(device, devices)
     plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
     wanted, table = plan.until(until), stages or stage_functions()
+    if (seen := _looked_at(wanted, Path(out))) is not None:
+        return seen
     with claimed(out, plan) as folder:
         (repair if again else refuse_damaged)(plan.jobs, folder)
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
@@ -99,6 +104,22 @@ def run_study(
         result.blocked += schedule.waiting
         conclude(wanted, result, until, partly=stages is None)
         return result
+
+
+def _looked_at(wanted: Plan, out: Path) -> RunResult | None:
+    """The result of a finished study in a folder that cannot be written (a closed disk, an archive), without a lock.
+
+    None where there is something to do, or the folder can be written.
+    """
+    if not (out / "study.json").is_file() or os.access(out, os.W_OK) or not_done(wanted.jobs, out):
+        return None
+    refuse_damaged(wanted.jobs, out)
+    result, last = RunResult(out, reused=list(wanted.jobs)), wanted.jobs[-1]
+    place = out / last.local.get("publish", "")
+    if (place / "report.html").is_file():
+        result.page = place / "report.html"
+        result.answer = str((read_done(job_folder(out, last)) or {})["results"].get("answer", ""))
+    return result
 
 
 def run_one(
@@ -192,6 +213,8 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
         except (FileNotFoundError, FileExistsError) as error:  # below /proc, on a drive that is gone, a broken link
             raise UnderstudyError(f"the folder cannot be made ({error.strerror})", where=out, fix=another) from error
     with locked(out) if exclusive else contextlib.nullcontext():
+        if exclusive:
+            sweep(out)
         # Jobs on many machines (not `exclusive`) must not all write what the files say already; and a plan with
         # estimates must not be replaced by that of a single job, which makes none.
         identity = {"format": FORMAT, "name": study.name, "hash": study.hash, "study": study.model_dump(mode="json")}
