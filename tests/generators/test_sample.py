@@ -86,7 +86,7 @@ def test_damaged_or_absent_generators_are_refused(model_dir: Path, tmp_path: Pat
         sample_set(tmp_path / "nothing", 5, 3, tmp_path / "s", progress=False)
     weights = model_dir / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UnderstudyError, match="cannot be loaded"):
+    with pytest.raises(UnderstudyError, match="changed or damaged"):
         sample_set(model_dir, 5, 3, tmp_path / "s", progress=False)
 
 

@@ -71,7 +71,7 @@ class NetworkType(GeneratorType):
         return self._load(folder / WEIGHTS, config, "generator")
 
     def _load(self, path: Path, config: dict[str, Any], part: str) -> Any:
-        check_intact(path.parent, config, path.name)
+        check_intact(path, config)
         tensors = read_tensors(path)
         with reading(path, MODEL):
             network = getattr(built(self.build, self.config(**config["model"]), tensors.values(), path), part)

@@ -96,11 +96,10 @@ def are_intact(folder: Path, description: Mapping[str, Any], *names: str) -> boo
     return all(path.is_file() and file_hash(path) == expected for path, expected in asked)
 
 
-def check_intact(folder: Path, description: Mapping[str, Any], *names: str) -> None:
-    """Raises `Damaged` unless the files `are_intact`."""
-    if not are_intact(folder, description, *names):
-        what = f"the file was changed or damaged: it is not the {' or '.join(names)} that was written"
-        raise Damaged(what, where=folder, fix=AGAIN)
+def check_intact(path: Path, description: Mapping[str, Any]) -> None:
+    """Raises `Damaged` unless the file is the one that its folder's description says, see `are_intact`."""
+    if not are_intact(path.parent, description, path.name):
+        raise Damaged("the file is not the one that was written: it was changed or damaged", where=path, fix=AGAIN)
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:

@@ -89,7 +89,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     record = read_json(folder / "config.json", dict)
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
-    check_intact(folder, record, WEIGHTS)
+    check_intact(folder / WEIGHTS, record)
     tensors = read_tensors(weights)
     with reading(folder / "config.json", MODEL):
         said = _Record.model_validate(record)
