@@ -34,7 +34,7 @@ _LOOK_ALIKE = str.maketrans("авекмнорстухіјαβεικνορτυχ"
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
 _GROUPED = re.compile(r"\d+(?:[\W_]{1,3}\d+)*")
 _RATE = re.compile(r"(?<![\w.])0\.\d+(?![\d.])")  # as in `"p": 0.012`, which is not the patient P0012
-_MEASURED = re.compile(r"(?<![\w.])\d{1,3}\.(?!\d{3}(?!\d))\d+(?![\d.])")  # a decimal fraction, which is no id
+_MEASURED = re.compile(r"(?<![\w.])(?:0\.\d+|\d{1,3}\.(?!\d{3}(?!\d))\d+)(?![\d.])")  # a decimal fraction, which is no id
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|[nrtbf/\"\\])")
 _HASH = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
 _COUNTED = re.compile(rf"(?<![0-9a-zA-Z])(?:{NEUTRAL}|shard-)\d{{6,}}(?!\d)")  # released slices, shards
@@ -156,7 +156,7 @@ def _numbers_in(folded: str, whole: bool = False) -> Iterator[str]:
     Runs of digits that few signs separate are joined, all of them; with "-" between them also neighbours, as an id of
     several numbers has them. `whole`: of an id, whose runs belong together.
     """
-    for group in _GROUPED.findall(re.sub(r"[^\W\d]+", "-", folded) if whole else _MEASURED.sub(" x ", _RATE.sub(" x ", folded))):
+    for group in _GROUPED.findall(re.sub(r"[^\W\d]+", "-", folded) if whole else _MEASURED.sub(" x ", folded)):
         written = re.findall(r"\d+", group)
         for runs in (written, [run.lstrip("0") for run in written]):
             widths = [len(runs)] if whole else range(2, min(len(runs), _GROUPS) + 1)
