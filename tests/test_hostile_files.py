@@ -195,3 +195,12 @@ def test_memory_is_that_of_the_header_not_of_what_is_packed(tmp_path: Path, name
     said, megabytes = done.stdout.split()
     assert said == "refused" or name == "behind.npz"
     assert int(megabytes) < 64, done.stdout  # packed are 64 to 400 MB, announced up to 3 GB
+
+
+def test_weights_that_say_they_are_a_part_of_several_zip_files(tmp_path: Path) -> None:
+    locator, end = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2), b"PK\x05\x06" + bytes(18)
+    (tmp_path / "x.pt").write_bytes(locator + end)
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.is_zipfile(tmp_path / "x.pt")  # which should answer
+    with pytest.raises(UnderstudyError, match="cannot be read safely"):
+        read_weights(tmp_path / "x.pt", "inception")
