@@ -64,6 +64,7 @@ class _Record(Described):
     classes: list[LabelClass] = Field([], max_length=256)
     axes: tuple[str, str] | None = None
     plugin: dict[str, str] | None = None
+    sha256: dict[str, str] = {}
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -75,8 +76,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     check_opened(Path(folder))
     found: dict[str, Any] = read_json(Path(folder) / CONFIG, dict)
     with reading(Path(folder) / CONFIG, MODEL):
-        _Record.model_validate(found)
-    return found
+        record = _Record.model_validate(found)
+    return found | record.model_dump(mode="json", include={"channels", "classes", "spacing", "axes"})
 
 
 def classes_of(config: dict[str, Any]) -> tuple[LabelClass, ...]:
