@@ -64,7 +64,7 @@ class _Record(Described):
     classes: list[LabelClass] = Field([], max_length=256)
     axes: tuple[str, str] | None = None
     plugin: dict[str, str] | None = None
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str] = Field({})
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
