@@ -545,7 +545,7 @@ class SliceWriter:
             with atomic_path(stamp) as temporary:
                 temporary.write_text(self._identity)
         for part in self._parts():
-            if len(pd.read_parquet(part)) == SHARD and part == self._part(self.done):
+            if count_rows(part) == SHARD and part == self._part(self.done):
                 self.done += SHARD
             else:  # shorter, of a writer that was killed while closing
                 part.unlink()
@@ -607,7 +607,7 @@ class SliceWriter:
         with writing(self.path):
             self._images.resize((self.done, *self._shape))  # type: ignore[union-attr]
             self._labels.resize((self.done, *self._shape[1:]))  # type: ignore[union-attr]
-            index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
+            index = pd.concat([read_table(p) for p in self._parts()], ignore_index=True)
             digest = _end_hash(self._digest, index)
             recorded = {"content_hash": digest, "attrs": {"software_version": __version__, **attrs}}
             index.to_parquet(self._partial / "index.parquet", index=False)

@@ -201,7 +201,7 @@ def status(
     counts = table["state"].value_counts()
     print(", ".join(f"{counts[state]} {state}" for state in colours if state in counts))
     if copies:
-        print(f"of the published report {len(copies)} files are damaged, run the study again: {copies[0]}")
+        print(f"the published report is damaged ({copies[0]}); run the study again, which publishes it anew")
     base.exit_with(damaged)
 
 

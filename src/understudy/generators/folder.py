@@ -77,7 +77,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = read_json(Path(folder) / CONFIG, dict)
     with reading(Path(folder) / CONFIG, MODEL):
         record = _Record.model_validate(found)
-    return found | record.model_dump(mode="json", include={"channels", "classes", "spacing", "axes"})
+    found.update(record.model_dump(mode="json", include={"channels", "classes", "spacing", "axes"}))
+    return found
 
 
 def classes_of(config: dict[str, Any]) -> tuple[LabelClass, ...]:

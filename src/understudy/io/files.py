@@ -200,12 +200,15 @@ class Record(dict[str, Any]):
             where=self.path, fix="give the file or folder that this version made, or make it again")  # fmt: skip
 
 
-def read_json(path: str | Path, kind: type | None = None) -> Any:
-    """Reads JSON, its objects as `Record`s; raises `UnderstudyError` for no JSON, or another `kind` (dict or list)."""
+def read_json(path: str | Path, kind: type | None = None, encoding: str = "utf-8") -> Any:
+    """Reads JSON, its objects as `Record`s; raises `UnderstudyError` for no JSON, or another `kind` (dict or list).
+
+    `encoding`: "utf-8-sig" for files of other programs, which may begin with a byte order mark.
+    """
     with reading(path, JSON):  # also bytes that are no text, endless digits, deep nesting
         budget = Budget(path, JSON)
         budget.spend(Path(path).stat().st_size)
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding=encoding)
         budget.spend(items=sum(map(text.count, ",[{")))
         found = json.loads(text, object_hook=lambda content: Record(content, path))
     if kind is not None and not isinstance(found, kind):

@@ -17,7 +17,7 @@ MB, GB = 1 << 20, 1 << 30
 DEFLATE = 1032  # bytes that one byte of gzip, zip or PNG can hold at most
 _INTACT = "replace the file by an intact copy (download or export it again)"
 _AGAIN = "make it again, or restore it from a copy"
-_DOUBT = "check where the file comes from: an honest one is not like this"
+_DOUBT = "check where the file comes from: no file of this kind and size needs so much"
 
 
 class OverBudget(UnderstudyError):

@@ -118,5 +118,5 @@ def built(build: Callable[[Config], Network], config: Config, held: Iterable[Any
     there = sum(math.prod(values.shape) for values in held)
     if wanted > 4 * there + (4 << 20):
         what = f"the file claims a network of {wanted:,} numbers, and holds {there:,}"
-        raise OverBudget(what, where=path, fix="check where the file comes from: an honest one is not like this")
+        raise OverBudget(what, where=path, fix="check where the file comes from")
     return build(config)

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, certificate_of
 from understudy.generators.folder import WEIGHTS, classes_of
 from understudy.generators.joint import decode
 from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
+from understudy.io.readers import read_table
 from understudy.memorization.controls import Controls
 from understudy.release.allowed import DOCUMENTS, MODEL_DOCUMENTS
 from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, names_below, read_back, slice_hash
@@ -94,7 +93,7 @@ def _check_slices(found: Verification, folder: Path, look: bool) -> list[tuple[P
     """Adds the problems; returns some slices (image, labels) to look at."""
     problems, data, certified = found.problems, found.certificate["data"], found.certificate["audit"]
     _check_documents(found, folder, DOCUMENTS, ("README.md", "DATASHEET.md"), "data/")
-    manifest = pd.read_parquet(folder / "manifest.parquet")
+    manifest = read_table(folder / "manifest.parquet", "id")
     columns = {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}
     if set(manifest.columns) - {"p"} != columns:  # p-values of slices were in packages of earlier versions
         problems.append("manifest.parquet has other columns than a release has")

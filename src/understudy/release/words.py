@@ -125,7 +125,8 @@ class Words:
         text = html.unescape(passed_over.sub(" ", text) if passed_over else text)
         decoded = _decoded(_decoded(text))  # a form may quote what was quoted already
         for reading in {text, decoded, _INLINE.sub("", decoded), _TAG.sub(" ", decoded)}:
-            found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(_RATE.sub(" zz ", reading))}
+            rated = _RATE.sub(" zz ", reading)  # letters, so that the words on both sides are not joined
+            found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(rated)}
             found |= {f"{self._numbers[n]} ({_masked(n)})" for n in _numbers_in(fold(reading)) if n in self._numbers}
             found |= {f"a path ({path[:3]}…, {len(path)} characters)" for path in _PATH.findall(reading)}
         return sorted(found)
