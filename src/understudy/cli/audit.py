@@ -113,8 +113,8 @@ def screen(
         base.print_json(record)
     else:
         print(
-            f"{counts.before:,} slices: {counts.flagged:,} flagged and {counts.alike:,} near-duplicates of them taken"
-            f" out, {counts.kept:,} written to {out}\nbefore: {before['verdict']['headline']}\n"
+            f"{counts.before:,} slices: {counts.kept:,} written to {out}, taken out: {counts.words()}\n"
+            f"before: {before['verdict']['headline']}\n"
             f"after: {done.verdict.headline}"
         )
     base.exit_with(done.verdict.kind != "no_sign")

@@ -241,10 +241,11 @@ def job(
 @base.app.command()
 def report(out: Path = base.ResultsArgument) -> None:
     """Make a study's report again from what is done so far."""
+    from understudy.report.conclusion import in_terminal
     from understudy.study.stages.report import report_again
 
     page, answer = report_again(out)
-    print(f"{answer}\n{page}" if answer else page)
+    print(f"{in_terminal(answer, str(out))}\n{page}")
 
 
 @base.app.command()
@@ -257,6 +258,8 @@ def preset(name: str = Argument("quickstart", help="quickstart, workstation or p
 
 def print_result(result: RunResult) -> None:
     """The report and its answer, or what failed: then the exit status is 1."""
+    from understudy.report.conclusion import in_terminal
+
     messages: dict[str, list[str]] = {}
     for failed, message in result.failed:
         messages.setdefault(message, []).append(failed.name)
@@ -265,7 +268,7 @@ def print_result(result: RunResult) -> None:
         base.print_error(f"{message}\n  job: {names[0]}{others}")
     if result.page is not None:
         what = "report of what is there, with what is missing" if result.failed else "report"
-        print(f"{result.answer}\n{what}: {result.page}")
+        print(f"{in_terminal(result.answer, str(result.out))}\n{what}: {result.page}")
     elif not result.failed:
         print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
     if result.failed:

@@ -14,6 +14,7 @@ from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
 from understudy.memorization.controls import COPY, run_controls, scores_of
+from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import nearest
 from understudy.memorization.verdict import Findings, Verdict
@@ -81,7 +82,8 @@ def audit(
 ) -> AuditResult:  # fmt: skip
     """Are synthetic slices copies of training slices? With controls, judged by what held-out patients show.
 
-    A slice is flagged if hardly any held-out slice is as near to the training set.
+    A slice is flagged if hardly any held-out slice is as near to the training set. Copies of held-out patients are
+    searched for in the same way (`leaks`).
 
     Args:
         train, held_out: sets on disk or in memory, uint8 [N, C, H, W], that name their patients; or one prepared set
@@ -111,7 +113,7 @@ def audit(
     config = config or AuditConfig.model_validate(fields)
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        shown = name not in ("planted", "faint")
+        shown = name in ("heldout", "synthetic")
         # a folder each, since a search clears the parts of another one from its folder
         folder = work_dir / name if work_dir else None
         options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
@@ -121,18 +123,20 @@ def audit(
         return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
 
     comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
+    leaks = find_leaks(comparison.parts, config, search)
     training, heldout, _ = comparison.judged
     controls = run_controls(training, comparison.main.null, search_planted, config, work_dir)
     findings = comparison.findings(controls)
-    decided = verdict(findings)
-    numbers = _numbers(comparison, findings, decided)
+    decided = leaks.joined(verdict(findings))
+    numbers = _numbers(comparison, findings, decided, leaks)
     numbers["within"] = _repeats(comparison, device)
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
     scores = comparison.heldout.filter(regex=r"^row$|\.score$")  # what p-values can be worked out from again
     scores.insert(1, "patient", heldout.patients)
-    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, comparison.slices)
+    slices = leaks.marked(comparison.slices)
+    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, slices)
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def refused(error: UnfitSets) -> dict[str, Any]:
     return {"format": FORMAT, "software_version": __version__, "verdict": decided.as_dict(), "refusal": error.what}
 
 
-def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> dict[str, Any]:
+def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks: Leaks) -> dict[str, Any]:
     """The content of audit.json."""
     config, null, hits, concentrated = comparison.config, comparison.main.null, findings.hits, findings.concentration
     quantile = config.quantile
@@ -184,6 +188,7 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> di
             "hit": len(hits), "of": findings.training, "worst": next(iter(hits.items()), None), "counts": hits,
         },
         "concentration": concentrated.as_dict() if concentrated else None,
+        "leaks": leaks.as_dict(),
         "more_views": _more_views(comparison),
         "controls": findings.controls.as_dict(),
         "within": None,

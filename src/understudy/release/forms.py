@@ -72,8 +72,10 @@ class Thresholds(_Form):
 
     quantile: float = Field(description="of the audit: a slice nearer than this share of new patients is flagged")
     most_flagged: float = Field(ge=0, le=1, description="share (0 to 1) of flagged slices above which none is released")
-    set_on: dt.date = Field(description="when these were agreed, YYYY-MM-DD: the day of the audit or earlier")
-    before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
+    set_on: dt.date = Field(description="when these were agreed, YYYY-MM-DD")
+    before_looking: bool = Field(
+        description="true, if nobody had seen the audit's result then; with false every document says so"
+    )
     most_auc: float | None = Field(
         None, ge=0.5, le=1,
         description="for weights only (0.5 to 1): limit of the 95 % interval of the AUC of membership inference",

@@ -60,7 +60,7 @@ class Released:
 def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
     override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
-    order: int | None = None,
+    order: int | None = None, evaluation: dict[str, Any] | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -69,6 +69,7 @@ def release_slices(
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
         order: seed of the order of the slices, in which they are numbered anew; None: one that nobody knows.
+        evaluation: Dice of segmenters trained with the slices (`study.released.dice_of`); None: not measured.
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
@@ -90,6 +91,7 @@ def release_slices(
         certificate = {
             **_certificate("slices", about, decision, cleared, audited.audit, folder),
             "layout": layout,
+            "evaluation": evaluation,
             "data": {
                 **head,
                 "slices": len(slices),

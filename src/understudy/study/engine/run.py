@@ -190,7 +190,7 @@ def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -
             continue
         publish(folder, place)
         if result.complete and job is wanted.jobs[-1]:
-            result.page, result.answer = place / "report.html", str(done["results"].get("answer", ""))
+            result.page, result.answer = place / "report.html", done["results"].get("answer", {})
     evaluated = any(job.stage == "evaluate" for job in (*result.done, *result.reused))
     if partly and result.failed and until == "report" and evaluated:
         try:
