@@ -31,7 +31,7 @@ STUDY = """
 name: little
 phantom: {patients: 4, shape: [16, 16, 12]}
 slices: {resolution: 16}
-generators: {g: {samples: 10, model: {z_dim: 8, w_dim: 8, channel_base: 64, channel_max: 4}}}
+generators: {stylegan2: {samples: 10, model: {z_dim: 8, w_dim: 8, channel_base: 64, channel_max: 4}}}
 segmenters: {unet: {model: {width: 4}, training: {samples: 64}}}
 repeats: 2
 """

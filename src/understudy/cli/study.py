@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from understudy.cli import base
 from understudy.errors import UnderstudyError
-from understudy.names import duration
+from understudy.names import duration, size
 
 if TYPE_CHECKING:
     from understudy.study.engine.run import RunResult
@@ -88,14 +88,14 @@ def plan(
             print(f"changed: {entry['field']}: {before} -> {after}")
         more = f", {diff['new']} new" if diff["new"] else ""
         more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
-        print(f"{diff['redo']} jobs to redo, {diff['kept']} kept{more}")
+        print(f"of the jobs that were done {diff['redo']} are to redo and {diff['kept']} are kept{more}")
     for warning in found["warnings"]:
         print(f"warning: {warning}")
     left = sum(job["state"] != "done" for job in jobs)
     print(
         f"{left} of {len(jobs)} jobs to do: about {duration(found['elapsed_seconds'])} with {found['workers']} at once"
         f" ({duration(3600 * found['gpu_hours'])} of training and sampling, all jobs added up) and"
-        f" {_bytes(found['disk_bytes'])} of disk in {folder}\nestimated {found['calibration']['words']}"
+        f" {size(found['disk_bytes'])} of disk in {folder}\nestimated {found['calibration']['words']}"
     )
 
 
@@ -108,11 +108,7 @@ def _workers(text: str) -> int | None:
 
 
 def _cost(row: dict[str, Any]) -> list[str]:
-    return [duration(row["seconds"]), _bytes(row["disk_bytes"])]
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    return [duration(row["seconds"]), size(row["disk_bytes"])]
 
 
 def _who(name: str, cohort: dict[str, Any]) -> str:
@@ -180,7 +176,10 @@ def status(
     verify: bool = Option(False, "--verify", help="Read every file of the finished jobs and of the report."),
     as_json: bool = base.JsonOption,
 ) -> None:
-    """Show which jobs of a study are done, running, failed, waiting or damaged. Exit status 1 if one is damaged."""
+    """Show which jobs of a study are done, running, stopped, failed, waiting or damaged.
+
+    Exit status 1 if one is damaged.
+    """
     from understudy.study.engine.jobs import study_status
     from understudy.study.engine.publish import damaged_copies
 
@@ -191,7 +190,9 @@ def status(
         print(table.to_json(orient="records", indent=2))
         base.exit_with(damaged)
         return
-    colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim", "damaged": "red"}
+    colours = {
+        "done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim", "damaged": "red",
+    }  # fmt: skip
     rows = [
         [row["id"][:12], row["name"], f"[{colours[row['state']]}]{row['state']}[/]", duration(row["seconds"]),
          f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"]]

@@ -88,9 +88,8 @@ def usefulness(certificate: dict[str, Any]) -> str:
         f"Trained on such slices alone, a segmenter reached {percent(best['relative_dice'])}{interval} of the Dice of"
         f" one trained on real slices, on {found['patients']} test patients."
     )
-    said += " That is little: slices that show next to nothing pass the search for copies." * (
-        best["relative_dice"] < LITTLE
-    )
+    if best["relative_dice"] < LITTLE:
+        said += " That is little: slices that show next to nothing pass the search for copies."
     whole = before is not None and before > certificate["audit"]["released"]
     return said + f" It was measured with all {before or 0:,}, before some were taken out." * whole
 
@@ -182,7 +181,8 @@ def _render(template: str, about: About, certificate: dict[str, Any], **fields: 
     }
     return environment.get_template(template).render(
         about=about, certificate=certificate, audit=certificate["audit"], data=data, forced=stamp(certificate),
-        usefulness=usefulness(certificate), classes=[c["name"] for c in data["classes"][1:]], year=certificate["released"][:4], **fields,
+        usefulness=usefulness(certificate), classes=[c["name"] for c in data["classes"][1:]],
+        year=certificate["released"][:4], **fields,
     )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def evidence(
         classes = list(zip(gallery.classes, plots.colours(len(gallery.classes)), strict=True))
         gone = c["before"] > c["released"]
         removed = ", those among them that are not in this package." if gone else ": those here."
-        fields = {"heading": "What is left after the audit", "drawn": " from those that are here, each of which was searched for",
+        fields = {"heading": "What is left after the audit", "drawn": " from those that are here",
                   "audited": f"All {c['before']:,} slices{removed}",
                   "gallery": gallery, "picture": "", "classes": classes}  # fmt: skip
         second = f"{c['before']:,} slices were audited, {c['released']:,} are here; taken out: {c['taken_out']}."
@@ -217,7 +217,8 @@ def evidence(
     return render(
         "evidence.html.j2", PackageLoader("understudy.release"), about=about, released=certificate["released"],
         version=certificate["software_version"], forced=stamp(certificate), facts=facts,
-        paragraphs=[c["verdict"]["headline"], usefulness(certificate), second, signed(decision), f"Known defects: {about.known_defects}"],
+        paragraphs=[c["verdict"]["headline"], usefulness(certificate), second, signed(decision),
+                    f"Known defects: {about.known_defects}"],
         audit=copies(report, read_audits(report)), **fields,
     )  # fmt: skip
 

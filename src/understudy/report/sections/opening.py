@@ -39,8 +39,8 @@ BRIEF = {
 class Part:
     """One of the three answers about a generator."""
 
-    # useful: "can_replace", "helps", "partly", "no", "undecided", "unanswered", "withheld"; copy: "no_sign", "copies_found",
-    # "cannot_tell", "not_audited", "no_slices"; better_than: "best", "ranked", "alone"
+    # useful: "can_replace", "helps", "partly", "no", "undecided", "unanswered", "withheld"; copy: "no_sign",
+    # "copies_found", "cannot_tell", "not_audited", "no_slices"; better_than: "best", "ranked", "alone"
     kind: str
     title: str  # the answer in a few words
     lines: list[str]  # sentences below it
@@ -91,7 +91,8 @@ def section(content: Content) -> Section:
         if health.get("faults")
     ]
     values = {
-        "answer": answer, "conclusion": lines, "lines": LINES, "out": OUT, "strength": strength, "verdicts": verdicts, "facts": _facts(content),
+        "answer": answer, "conclusion": lines, "lines": LINES, "out": OUT, "strength": strength, "verdicts": verdicts,
+        "facts": _facts(content),
         "notes": [*answer.left_out, *failures(data)[2], *_collapsed(data), *faults],
         "limit": percent(1 - data.margin),
         "copies": {"title": copies_title, "text": copies_text, "css": copies_css, "audited": bool(content.audits)},

@@ -220,7 +220,10 @@ def _refuse_set(model: BaseModel, why: str, *fields: str) -> None:
 
 
 def named_kinds(entries: Any, section: str) -> Any:
-    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one."""
+    """Networks of a section: one named like a kind is of this kind, others need `model: {kind: ...}`; null drops one.
+
+    A segmenter whose name is like no kind is of the default one.
+    """
     if not isinstance(entries, Mapping):
         return entries
     found = {name: spec for name, spec in entries.items() if spec is not None}
@@ -239,16 +242,19 @@ def named_kinds(entries: Any, section: str) -> Any:
 
 
 def kinds_meant(name: str, section: str) -> list[str]:
-    """The kinds that a name such as "difusion" or "my-ddpm" seems to mean, unless it is the default kind."""
+    """The kinds that a name such as "difusion" or "my-ddpm" seems to mean, unless it holds that of the default kind.
+
+    For a generator's name that is like none of them: the nearest.
+    """
     kinds, default, aliases = NAMES[section]
     plain = "".join(c for c in name.lower() if c.isalnum())
     words = {kind: kind for kind in kinds} | aliases
     if inside := {kind for word, kind in words.items() if word in plain}:
-        inside -= {default}
-    else:
-        near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
-        inside = {kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())}
-    return [] if inside <= {default} else sorted(inside, key=kinds.index)
+        return sorted(inside - {default}, key=kinds.index)
+    near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
+    any_name = section == "generators"  # of which none is taken for the default silently
+    meant = {kind for kind, ratio in near.items() if ratio >= max(0 if any_name else 0.75, *near.values())}
+    return sorted(meant if any_name else meant - {default}, key=kinds.index)
 
 
 def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:

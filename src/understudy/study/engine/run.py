@@ -13,13 +13,13 @@ from understudy.runtime.checkpoints import time_limit
 from understudy.runtime.memory import release_memory
 from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog, RunResult
-from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
 from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, read_done, saved_jobs
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
-from understudy.study.engine.publish import publish
+from understudy.study.engine.preview import estimated_here
+from understudy.study.engine.publish import link_results, publish
 from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
@@ -62,7 +62,7 @@ def run_study(
     """
     if devices > 1:
         usable_devices(device, devices)
-    plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
+    plan = study if isinstance(study, Plan) else estimated_here(make_plan(study), Path(out), device, workers)[0]
     wanted, table = plan.until(until), stages or stage_functions()
     with claimed(out, plan) as folder:
         (repair if again else refuse_damaged)(plan.jobs, folder)
@@ -184,6 +184,7 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
 def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -> None:
     """Copies the reports that are done to where the user looks for them; makes one of what is there (if `partly`) when
     jobs have failed for good."""
+    link_results(wanted.jobs, wanted.cohort_of, result.out)
     for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
         folder, place = job_folder(result.out, job), result.out / job.local.get("publish", "")
         if job.stage not in ("report", "overview") or (done := read_done(folder)) is None:
