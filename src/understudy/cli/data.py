@@ -53,7 +53,12 @@ def read(
     )
     if "subject" in made.index:
         how = ONE_A_VOLUME if made.attrs.get("one_a_volume") else "as the folder says"
-        print(Patients(made.index["subject"].astype(str).tolist(), "set", how).table())
+        patients = Patients(made.index["subject"].astype(str).tolist(), "set", how)
+        print(patients.table())
+        if patients.question():
+            print(f"note: {patients.question()}")
+    else:
+        print("whose slices these are is not known; of real ones the audit must know: --pattern with {subject}")
     for note in made.attrs["notes"]:
         print(f"note: {note}")
 

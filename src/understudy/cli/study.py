@@ -144,6 +144,7 @@ def run(
     cluster: str = Option("", help="Run by Snakemake: slurm (a queue) or local; see `cluster` of the study file."),
     dry_run: bool = Option(False, "--dry-run", help="With --cluster: only show what the queue would get."),
     repair: bool = Option(False, "--repair", help="Redo jobs whose files are damaged, and what depends on them."),
+    as_json: bool = base.JsonOption,
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
     if cluster or dry_run:
@@ -159,15 +160,21 @@ def run(
 
     loaded, count = base.study_of(study), _workers(workers)
     folder = base.results_folder(loaded, out)
+    if loaded.audit is not None and not quiet and not (folder / "plan.json").is_file():
+        sys.stderr.write(
+            "note: are slices to be released? Then agree on the thresholds before the search for copies is done:"
+            " understudy release template forms\n"
+        )
     if not cluster:
-        print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes, again=repair))
+        ran = run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes, again=repair)
+        print_result(ran, as_json)
     elif dry_run:
         rows, lines = queue.dry_run(loaded, folder, cluster, device, until, count)  # type: ignore[arg-type]  # checked
         base.print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
         print("\n".join(lines))
     else:
         ran = queue.run_on_cluster(loaded, folder, cluster, device, not quiet, until, count, repair)  # type: ignore[arg-type]
-        print_result(ran)
+        print_result(ran, as_json)
 
 
 @base.app.command()
@@ -240,12 +247,15 @@ def job(
 
 
 @base.app.command()
-def report(out: Path = base.ResultsArgument) -> None:
+def report(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) -> None:
     """Make a study's report again from what is done so far."""
     from understudy.report.conclusion import in_terminal
     from understudy.study.stages.report import report_again
 
     page, answer = report_again(out)
+    if as_json:
+        base.print_json({"report": str(page), "conclusion": answer})
+        return
     print(f"{in_terminal(answer, str(out))}\n{page}")
 
 
@@ -257,9 +267,19 @@ def preset(name: str = Argument("quickstart", help="quickstart, workstation or p
     print(preset_text(name), end="")
 
 
-def print_result(result: RunResult) -> None:
+def print_result(result: RunResult, as_json: bool = False) -> None:
     """The report and its answer, or what failed: then the exit status is 1."""
     from understudy.report.conclusion import in_terminal
+
+    if as_json:
+        base.print_json({
+            "complete": result.complete, "out": str(result.out), "report": result.page and str(result.page),
+            "conclusion": result.answer, "done": len(result.done), "reused": len(result.reused),
+            "failed": [{"job": job.name, "message": message} for job, message in result.failed],
+            "blocked": [job.name for job in result.blocked],
+        })  # fmt: skip
+        base.exit_with(not result.complete)
+        return
 
     messages: dict[str, list[str]] = {}
     for failed, message in result.failed:

@@ -21,6 +21,7 @@ from understudy.memorization.verdict import REASONS, Kind, Verdict, reason
 from understudy.roles import Part, UnfitSets
 
 PARTS = {"val": "validation patients", "validation": "validation patients", "test": "test patients"}
+EXACT = "exact"  # reason where the numbers of patients and slices tell nothing but copies are equal to the last pixel
 Search = Callable[[str, Part, Part], pd.DataFrame]
 
 
@@ -104,13 +105,16 @@ def find_leaks(parts: Sides, config: AuditConfig, search: Search) -> Leaks:
     # planted copies would be found or missed as in the audit itself
     findings = found.findings(Controls((), false_alarms(found.main.null, config)))
     why, near = reason(findings), found.neighbours
-    near = near[near["flagged"]]
-    copies: dict[str, str] = {}
-    if REASONS[why] == "copies_found":
-        index = held.slices.index
-        split = index["split"].astype(str).to_numpy() if "split" in index else np.full(len(index), "held-out")
-        copies = {str(r): str(split[t]) for r, t in zip(near["row"], near["training_row"], strict=True)}
-    return Leaks(REASONS[why], why, findings.flags.judged, len(near), copies)
+    flagged, exact = near["flagged"].to_numpy(bool), near["stacked.score"].to_numpy(float) >= 1
+    judged, count = findings.flags.judged, int(flagged.sum())
+    if REASONS[why] != "copies_found":
+        if not exact.any():
+            return Leaks(REASONS[why], why, judged, count, {})
+        why, flagged = EXACT, exact  # whatever else could be told
+    index, near = held.slices.index, near[flagged]
+    split = index["split"].astype(str).to_numpy() if "split" in index else np.full(len(index), "held-out")
+    copies = {str(r): str(split[t]) for r, t in zip(near["row"], near["training_row"], strict=True)}
+    return Leaks("copies_found", why, judged, count, copies)
 
 
 def searched(config: AuditConfig, device: str, progress: bool) -> Search:

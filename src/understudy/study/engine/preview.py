@@ -135,20 +135,28 @@ def changed_fields(before: Any, after: Any, path: tuple[str, ...] = ()) -> list[
     return [] if before == after else [{"field": ".".join(path), "before": before, "after": after}]
 
 
-def warnings(plan: Plan, out: Path, disk_bytes: float, seconds: float = 0.0) -> list[str]:
-    """What is allowed and will most likely disappoint."""
+def patient_warnings(plan: Plan) -> list[str]:
+    """Where there are too few patients for a part of the split, and what that does."""
     found = []
-    wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
+    effects = {"test": "intervals will be wide or missing", "train": "networks learn little from so few"}
     for name, facts in plan.facts.items():
         where = f"cohort {name}: " if name else ""
         if not facts.counts["val"]:
             found.append(f"{where}no patient validates: the last weights of a segmenter are kept, not the best")
-        effects = {"test": "intervals will be wide or missing", "train": "networks learn little from so few"}
         for part, why in effects.items():
             if (few := facts.counts[part]) < 5:
                 found.append(f"{where}only {few} patient{'s' * (few != 1)} for {part}ing: {why}")
+    return found
+
+
+def warnings(plan: Plan, out: Path, disk_bytes: float, seconds: float = 0.0) -> list[str]:
+    """What is allowed and will most likely disappoint."""
+    found = patient_warnings(plan)
+    wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
+    for name, facts in plan.facts.items():
         about = round(facts.counts["train"] * facts.slices_each)
         if wanted > about:  # more than there can be the plan refuses
+            where = f"cohort {name}: " if name else ""
             found.append(f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule")
     plugins = {job.spec["name"]: job.spec["plugin"]["name"] for job in plan.jobs if "plugin" in job.spec}
     if untold := sorted(name for name, plugin in plugins.items() if not plugin_type(plugin).tells_cost):
