@@ -138,7 +138,7 @@ def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
     assert (one["workers"], two["workers"]) == (1, 2)
     assert one["elapsed_seconds"] == pytest.approx(one["seconds"], abs=0.1)
     assert one["seconds"] / 2 < two["elapsed_seconds"] < one["elapsed_seconds"]
-    assert planned["setting_ids"] == ["real.unet.aug", "synthetic-g.unet.aug", "both-g.unet.aug"]
+    assert planned["setting_ids"] == ["real.unet.aug", "synthetic-stylegan2.unet.aug", "both-stylegan2.unet.aug"]
     assert {entry["state"] for entry in planned["list"]} == {"waiting"}
     assert not (tmp_path / "out").exists()
 

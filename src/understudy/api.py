@@ -157,7 +157,7 @@ class Generator:
 
     @staticmethod
     def open(folder: str | Path, device: str = "auto") -> Generator:
-        """A trained generator of any kind, e.g. `jobs/generator-.../model` of a study."""
+        """A trained generator of any kind, e.g. `OUT/generators/NAME` of a study."""
         from understudy.generators.registry import load_generator
 
         config = load_generator(folder)[1]

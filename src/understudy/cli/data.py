@@ -65,7 +65,7 @@ def read(
 
 @base.app.command()
 def sample(
-    model: Path = Argument(..., help="Trained generator (jobs/generator-.../model), or a package of one."),
+    model: Path = Argument(..., help="Trained generator (OUT/generators/NAME), or a package of one."),
     out: Path = Argument(..., help="New folder for the slice set."),
     count: int = Option(1000, min=1, help="Number of slices."),
     seed: int = Option(0, min=0, help="Slice i of a seed is always the same."),
@@ -134,7 +134,7 @@ def show_recipe(
 
 @export.command("images")
 def export_to_images(
-    slices: Path = Argument(..., help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices)."),
+    slices: Path = Argument(..., help="Slice set (OUT/synthetic/NAME, OUT/real)."),
     out: Path = Argument(..., help="New folder."),
     quiet: bool = base.QuietOption,
 ) -> None:
@@ -154,7 +154,7 @@ def export_to_images(
 
 @export.command("nnunet")
 def export_to_nnunet(
-    slices: Path = Argument(..., help="Slice set (jobs/prepare-.../slices)."),
+    slices: Path = Argument(..., help="Slice set (OUT/real)."),
     out: Path = Argument(..., help="New folder, for nnUNet_raw and nnUNet_preprocessed."),
     dataset_id: int = Option(501, min=1, max=999, help="Number of the data set."),
     name: str = Option("Understudy", help="Name of the data set."),

@@ -56,7 +56,7 @@ def evaluate(
 
 @base.app.command()
 def segment(
-    model: Path = Option(..., help="Trained segmenter (jobs/segmenter-... or its `model`)."),
+    model: Path = Option(..., help="Trained segmenter (OUT/segmenters/NAME)."),
     patient: Path = Option(..., help="Folder with the patient's NIfTI volumes."),
     out: Path = Option(Path("seg.nii.gz"), "--out", "-o", help="Label volume to write, .nii.gz."),
     channel: list[str] | None = Option(None, help="NAME=FILE where file names do not tell; may be repeated."),

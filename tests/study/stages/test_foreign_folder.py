@@ -98,7 +98,7 @@ def test_a_bad_folder_fails_its_job_and_what_needs_it_only(study: Path, tmp_path
         ("{folder: ./synthetic, codes: {ED: 300}}", "codes must differ and lie above 0"),
         ("{folder: ./synthetic, resolution: 32}", "it follows from `slices.resolution`"),
         ("{folder: ./absent}", "the folder does not exist"),
-        ("{samples: 0}", "`generators.mine.samples`"),
+        ("{samples: 0}", "`generators.mine`: which generator is this"),
     ],
 )
 def test_what_is_wrong_in_the_study_file_is_said(study: Path, spec: str, complaint: str) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -219,10 +220,10 @@ def _refuse_set(model: BaseModel, why: str, *fields: str) -> None:
 # --- networks by name -------------------------------------------------------------------------------------------------
 
 
-def named_kinds(entries: Any, section: str) -> Any:
-    """Networks of a section: one named like a kind is of this kind, others need `model: {kind: ...}`; null drops one.
+def named_kinds(entries: Any, section: str, in_file: bool = False) -> Any:
+    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one.
 
-    A segmenter whose name is like no kind is of the default one.
+    A generator `in_file` has a name that tells its kind, or says it.
     """
     if not isinstance(entries, Mapping):
         return entries
@@ -233,28 +234,29 @@ def named_kinds(entries: Any, section: str) -> Any:
         parts = [part for part in (spec.get("model"), spec.get("training")) if part is not None]
         if name in NAMES[section][0] and isinstance(spec.get("model", {}), Mapping):
             found[name] = merged({"model": {"kind": name}}, spec)
-        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts) and (
-            meant := kinds_meant(str(name), section)
-        ):
-            fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
-            raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
+        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts):
+            if meant := kinds_meant(str(name), section):
+                fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
+                raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
+            kinds, default, _ = NAMES[section]
+            if in_file and section == "generators" and default not in re.sub(r"\W|_", "", str(name).lower()):
+                near = max(kinds, key=lambda kind: difflib.SequenceMatcher(None, str(name).lower(), kind).ratio())
+                what = f"which generator is this? The nearest name is {near}; to keep yours, add"
+                raise problem_at((str(name),), f"{what} `model: {{kind: ...}}` with one of {', '.join(kinds)}")
     return found
 
 
 def kinds_meant(name: str, section: str) -> list[str]:
-    """The kinds that a name such as "difusion" or "my-ddpm" seems to mean, unless it holds that of the default kind.
-
-    For a generator's name that is like none of them: the nearest.
-    """
+    """The kinds that a name such as "difusion" or "my-ddpm" seems to mean, unless it is the default kind."""
     kinds, default, aliases = NAMES[section]
     plain = "".join(c for c in name.lower() if c.isalnum())
     words = {kind: kind for kind in kinds} | aliases
     if inside := {kind for word, kind in words.items() if word in plain}:
-        return sorted(inside - {default}, key=kinds.index)
-    near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
-    any_name = section == "generators"  # of which none is taken for the default silently
-    meant = {kind for kind, ratio in near.items() if ratio >= max(0 if any_name else 0.75, *near.values())}
-    return sorted(meant if any_name else meant - {default}, key=kinds.index)
+        inside -= {default}
+    else:
+        near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
+        inside = {kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())}
+    return [] if inside <= {default} else sorted(inside, key=kinds.index)
 
 
 def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
