@@ -76,7 +76,8 @@ def stamp(certificate: dict[str, Any]) -> str:
 def usefulness(certificate: dict[str, Any]) -> str:
     """What was measured of segmenters trained on the slices: the first line of a package."""
     found = certificate["evaluation"] or {}
-    alone = [c for c in found.get("comparisons", []) if c["training"] == "synthetic" and c["relative_dice"] is not None]
+    alone = [c for c in found.get("comparisons", []) if c.get("training") == "synthetic"]
+    alone = [c for c in alone if c["relative_dice"] is not None]
     if not alone:
         return (
             "Whether segmenters learn anything from these slices was not measured. That they passed the search for"
