@@ -65,7 +65,7 @@ def make_sets(folder: Path, count: int) -> None:
     images, labels = new.read(some)
     export(folder / "new-heads", real, images, labels)
     blobs = gaussian_filter(rng.normal(0, 1, images.shape), (0, 0, 4, 4))
-    blobs = np.clip(90 + 300 * blobs, 0, 255).astype(np.uint8)
+    blobs = np.clip(90 + 1500 * blobs, 0, 255).astype(np.uint8)
     export(folder / "blobs", real, blobs, rng.permutation(labels))
     copied = np.concatenate([real.rows(split="train")[: count // 4], real.rows(split="test")[: count // 8]])
     mine, marks = real.read(copied)

@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from understudy import __version__, cli
-from understudy.cli.base import Command, Group
+from understudy.cli.base import TASKS, Command, Group
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
@@ -357,6 +357,19 @@ def test_the_list_of_commands_shows_whole_sentences() -> None:
             first = " ".join(command.help.split()).split(". ")[0].rstrip(".")
             assert first in shown, words
     assert "..." not in shown.replace("[ARGS]...", "")
+
+
+def test_commands_are_listed_by_task_and_every_one_takes_quiet() -> None:
+    shown = invoke("--help").output
+    places = [shown.index(f"{title}:") for title in TASKS.values()]
+    assert places == sorted(places)
+    parts = dict(zip(TASKS, (shown[a:b] for a, b in zip(places, [*places[1:], None], strict=True)), strict=True))
+    for topic, command in {"study": "run", "segmentation": "evaluate", "release": "verify", "data": "export"}.items():
+        assert f"\n  {command} " in parts[topic]
+    assert "--install-completion" in shown
+    for words, command in all_commands():
+        if not isinstance(command, Group):
+            assert "--quiet" in {option for parameter in command.params for option in parameter.opts}, words
 
 
 def test_a_mistyped_command_is_told_the_right_one() -> None:

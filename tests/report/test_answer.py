@@ -62,7 +62,7 @@ def test_with_copies_of_test_patients_there_is_no_yes() -> None:
     leak = {"gan": {"parts": {"3": "test"}, "words": "1 slice is a copy of a test patient: row 3.", "how": "without"}}
     answer = answered(real, real, leaks=leak)
     assert answer.verdict == "withheld"
-    said = "Withheld: 1 slice is a copy of a test patient: row 3. Without these slices, synthetic slices reach 100 %"
+    said = "Withheld: 1 slice is a copy of a test patient: row 3. Without these slices, synthetic slices reach 100"
     assert answer.headline.startswith(said)
 
 

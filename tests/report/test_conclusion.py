@@ -40,7 +40,7 @@ def test_of_several_each_is_named_and_the_one_that_may_go_comes_next() -> None:
     asked = [("a", "can_replace", "copies_found"), ("b", "helps", "no_sign"), ("c", "no", "no_sign")]
     found = [verdict(*one) for one in asked]
     lines: dict[str, Any] = conclusion("Yes.", found, "understudy run x.yaml")
-    assert lines["copies"] == "A: yes: copies found. B and C: no sign of copies."
+    assert lines["copies"] == "A: copies of patients were found. B and C: no sign of copies."
     assert lines["release"].startswith("A: no, copies of patients were found. B: nothing that was measured speaks")
     assert lines["next"].startswith("understudy release slices --study OUT --generator b --about")
     shown = in_terminal(lines, "/results").splitlines()

@@ -127,8 +127,10 @@ def read_audit(folder: str | Path) -> dict[str, Any]:
     check_opened(Path(folder))
     numbers: dict[str, Any] = read_json(Path(folder) / "audit.json")
     if numbers.get("format") != FORMAT or not numbers.get("controls"):
-        why = f": {numbers['refusal']}" if numbers.get("refusal") else ""
-        raise UnderstudyError(f"this is no audit with its controls{why}", where=folder, fix=_AGAIN)
+        if numbers.get("refusal"):  # its headline says what to do
+            said = str(numbers["verdict"]["headline"])
+            raise UnderstudyError("the search for copies could not be made", where=folder, fix=said)
+        raise UnderstudyError("this is no audit with its controls", where=folder, fix=_AGAIN)
     return numbers
 
 

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from understudy.io.files import sha256_json
 from understudy.names import display_name, percent
 from understudy.release.forms import About, Decision
+from understudy.report.answer import POOREST_BASELINE
 from understudy.report.content import read_audits
 from understudy.report.data import ReportData
 from understudy.report.page import render
@@ -78,6 +79,11 @@ def usefulness(certificate: dict[str, Any]) -> str:
     found = certificate["evaluation"] or {}
     alone = [c for c in found.get("comparisons", []) if c.get("training") == "synthetic"]
     alone = [c for c in alone if c["relative_dice"] is not None]
+    if alone and found["baseline_dice"] < POOREST_BASELINE:
+        return (
+            "Whether segmenters learn anything from these slices could not be told: those trained on the real slices"
+            f" reached a mean Dice of only {found['baseline_dice']:.2f}."
+        )
     if not alone:
         return (
             "Whether segmenters learn anything from these slices was not measured. That they passed the search for"

@@ -21,6 +21,12 @@ _RELEASE = {  # kind of `may_be_released`: words, of one generator and of severa
 }
 
 
+_COPIES = {
+    "copies_found": "copies of patients were found", "no_sign": "no sign of copies", "cannot_tell": "cannot tell",
+    "not_audited": "not searched for", "no_slices": "there are no slices",
+}  # fmt: skip
+
+
 def may_be_released(verdict: Verdict) -> str:
     """A key of `_RELEASE`; "" for a generator that made no slices."""
     if verdict.copy.kind == "no_slices":
@@ -37,7 +43,7 @@ def conclusion(headline: str, verdicts: list[Verdict], command: str) -> dict[str
     copies: dict[str, list[str]] = {}
     release: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        copies.setdefault(verdict.copy.title, []).append(verdict.name)
+        copies.setdefault(_COPIES.get(verdict.copy.kind, verdict.copy.kind), []).append(verdict.name)
         release.setdefault(may_be_released(verdict), []).append(verdict)
     release.pop("", None)
     several = len(verdicts) > 1
@@ -80,4 +86,4 @@ def _next(release: dict[str, list[Verdict]], command: str) -> str:
 def in_terminal(lines: dict[str, str], folder: str) -> str:
     """The four lines for a terminal; `folder`: of the results."""
     width = max(map(len, LINES.values()))
-    return "\n".join(f"{LINES[key]:{width}}  {words.replace(OUT, folder)}" for key, words in lines.items())
+    return "\n".join(f"{name:{width}}  {lines[key].replace(OUT, folder)}" for key, name in LINES.items())

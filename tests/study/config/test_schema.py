@@ -120,6 +120,18 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
             "phantom: {}\ntrainings: [real, syntetic]\ngenerators: {stylegan2: {}}\n",
             ["line 2", "`trainings.1`", "real, synthetic, both", "did you mean synthetic?"],
         ),
+        (
+            "phantom: {}\ngenerators:\n  difusion: {recipe: quick}\n",
+            ["line 3", "`generators.difusion`: is diffusion meant?", "model: {kind: diffusion}"],
+        ),
+        (
+            "phantom: {}\ngenerators:\n  mine: {recipe: quick}\n",
+            ["line 3", "`generators.mine`: which generator is this? The nearest name is", "progan, stylegan1"],
+        ),
+        (
+            "phantom: {}\ntrainings: [real]\nslices: {resolution: 30}\n",
+            ["line 3", "`slices.resolution`: should be a power of two", "given: 30"],
+        ),
         ("phantom: {}\nrepeats: 0\ntrainings: [real]\n", ["line 2", "`repeats`", "equal to 1", "given: 0"]),
         ("phantom: {}\nname: a\nname: b\n", ["line 3", "`name` is given twice, first in line 2"]),
         ("phantom: {patients: 3\nname: x\n", ["not a valid YAML file", "line 2"]),
@@ -262,10 +274,17 @@ def test_a_name_that_seems_to_mean_another_kind_than_it_gets(name: str, kind: st
     assert told.generators[name].model.kind == first
 
 
-@pytest.mark.parametrize("name", ["g", "mine", "sg2-small", "stylegan2", "StyleGAN2", "stylegan-2-long", "stylgan2"])
-def test_other_names_are_of_the_default_kind(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["stylegan2", "StyleGAN2", "stylegan-2-long", "sg2-small"])
+def test_a_name_that_holds_the_default_kind_is_of_it(name: str, tmp_path: Path) -> None:
     study = load_study(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
     assert study.generators[name].model.kind == "stylegan2"
+
+
+@pytest.mark.parametrize("name", ["g", "mine", "stylgan2"])
+def test_other_names_do_not_tell_the_kind(name: str, tmp_path: Path) -> None:
+    said = message(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
+    assert f"`generators.{name}`: which generator is this?" in said
+    assert ("nearest name is stylegan2" in said) == (name == "stylgan2")
 
 
 def test_a_segmenter_whose_name_seems_to_mean_another(tmp_path: Path) -> None:

@@ -244,6 +244,16 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
     assert (row["state"], row["detail"]) == ("running", "training 45 %, 109 images/s, loss_d 0.2")
 
 
+def test_a_stopped_training_says_how_far_it_was(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    told = {"what": "training", "done": 17, "total": 100, "unit": "images", "rate": 1.0, "figures": ""}
+    write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 9, "progress": told})
+    table = study_status(out).set_index("stage")
+    assert (table.loc["generator", "state"], table.loc["generator", "detail"]) == ("stopped", "at 17 %")
+    assert table.loc["sample", "state"] == "waiting"
+
+
 def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -> None:
     jobs = tuple(Job("segmenter", f"job {n}", {"n": n}, seconds=100) for n in range(4))
     said = []

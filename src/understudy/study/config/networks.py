@@ -238,8 +238,9 @@ def named_kinds(entries: Any, section: str, in_file: bool = False) -> Any:
             if meant := kinds_meant(str(name), section):
                 fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
                 raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
-            kinds, default, _ = NAMES[section]
-            if in_file and section == "generators" and default not in re.sub(r"\W|_", "", str(name).lower()):
+            kinds, default, aliases = NAMES[section]
+            plain, words = re.sub(r"\W|_", "", str(name).lower()), [a for a in aliases if aliases[a] == default]
+            if in_file and section == "generators" and not any(word in plain for word in (default, *words)):
                 near = max(kinds, key=lambda kind: difflib.SequenceMatcher(None, str(name).lower(), kind).ratio())
                 what = f"which generator is this? The nearest name is {near}; to keep yours, add"
                 raise problem_at((str(name),), f"{what} `model: {{kind: ...}}` with one of {', '.join(kinds)}")
