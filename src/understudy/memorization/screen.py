@@ -168,7 +168,7 @@ class Recheck:
         return self.found.concentration
 
     def rest(self, kept: Ints, screened: bool = True) -> Verdict:
-        """The verdict on these rows; if they were not `screened` by this audit, they are all rows.
+        """The verdict on these rows; if they were not `screened` by this audit, they are all that could be judged.
 
         Its sentences name no patients that were hit.
         """

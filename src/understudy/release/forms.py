@@ -128,8 +128,8 @@ def _said(entry: Any) -> str:
         "missing": "is missing", "extra_forbidden": "is no field of this form",
         "literal_error": f"should be {str(context.get('expected', '')).lower()}",
         "string_pattern_mismatch": "should be letters, digits, - and _ alone", "string_type": "should be text",
-        "greater_than_equal": f"should be {context.get('ge')} or more",
-        "less_than_equal": f"should be {context.get('le')} or less", "too_short": "should have at least one entry",
+        "greater_than_equal": f"should be {context.get('ge', 0):g} or more",
+        "less_than_equal": f"should be {context.get('le', 0):g} or less", "too_short": "should have at least one entry",
     }  # fmt: skip
     parsed = {"date": "a date such as 2026-01-31", "float": "a number", "bool": "true or false", "list": "a list"}
     said = known.get(kind) or f"should be {parsed.get(kind.split('_')[0], 'filled in as the comment beside it says')}"

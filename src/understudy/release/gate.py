@@ -64,11 +64,14 @@ def clear(
     kept, counts = rows_left(synthetic, found.table, found.numbers, device, progress)
     release_memory()
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
-    rest = found.rest(kept, screened=bool(before) or len(kept) < len(synthetic))
+    rest = found.rest(kept, screened=bool(before) or counts.flagged + counts.leaked > 0)
     against = _objections(found, decision, audited.audit)
-    if decision.decision == "approve" and (counts.flagged or counts.leaked or before.get("flagged")):
-        removed = f"`understudy screen` took out {before['flagged']}" if before.get("flagged") else "would be removed"
-        words = f"slices are taken out ({counts.words()}; {removed})"
+    copies = {
+        "are taken out": counts.flagged + counts.leaked,
+        "were taken out before": before.get("flagged", 0) + before.get("leaked", 0),
+    }
+    if decision.decision == "approve" and any(copies.values()):
+        words = " and ".join(f"{number:,} copies {when}" for when, number in copies.items() if number)
         against.append(f"{words}, but the decision is `approve`: write `approve_with_removal`")
     if rest.kind != "no_sign":
         against.append(f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}")

@@ -43,7 +43,8 @@ def conclusion(headline: str, verdicts: list[Verdict], command: str) -> dict[str
     copies: dict[str, list[str]] = {}
     release: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        copies.setdefault(_COPIES.get(verdict.copy.kind, verdict.copy.kind), []).append(verdict.name)
+        kind = "copies_found" if verdict.useful.kind == "withheld" else verdict.copy.kind
+        copies.setdefault(_COPIES[kind], []).append(verdict.name)
         release.setdefault(may_be_released(verdict), []).append(verdict)
     release.pop("", None)
     several = len(verdicts) > 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def _without(made: SliceSet, rows: list[int], out: Path) -> SliceSet:
         shutil.rmtree(out, ignore_errors=True)  # of a process that was killed here
         os.replace(made.folder, out)
         return SliceSet.open(out)
+    from understudy.memorization.screen import Screened
+
     kept = np.setdiff1d(np.arange(len(made)), rows)
     if not len(kept):
         what, fix = "every slice is a copy of a validation or test patient's", "make slices without these patients"
@@ -177,7 +180,9 @@ def _without(made: SliceSet, rows: list[int], out: Path) -> SliceSet:
     writer = SliceWriter(out, m.channels, m.classes, m.resolution, m.spacing, m.axes, identity, replace=True)
     for block, images, labels in made.blocks(kept[writer.done :]):
         writer.append(images, labels, made.index.iloc[block])
-    return writer.close(**{name: value for name, value in made.attrs.items() if name != "software_version"})
+    screened = Screened(len(made), len(kept), flagged=0, alike=0, leaked=len(rows))
+    attrs = {name: value for name, value in made.attrs.items() if name != "software_version"}
+    return writer.close(**attrs, screened={**asdict(screened), "content_hash_before": made.content_hash})
 
 
 def refuse_held_out(made: SliceSet, real: SliceSet, root: Path) -> None:
