@@ -134,21 +134,21 @@ def _verdict(data: ReportData, comparisons: list[Comparison], baseline: Comparis
     reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
     if leak := of_copies.get(top.setting.generator):
         return "withheld", f"Withheld: {leak['words']} {leak['how'].capitalize()} these slices, {reached}."
+    doubt = (
+        " That is more than real slices reach: look whether test patients are among the slices under other names, and"
+        " whether the training on real slices was long enough."
+    ) * (relative.value >= SUSPICIOUS)
     if relative.low >= limit and top.misses_more_than(baseline):  # a good mean may hide tumours that are not found
         return "partly", (
             f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"
             f" {count(top.present, 'segmentation')}; real slices {baseline.missed} of {baseline.present})."
         )
     if relative.low >= limit:
-        doubt = (
-            " That is more than real slices reach: look whether test patients are among the slices under other names,"
-            " and whether the training on real slices was long enough."
-        )
-        return "yes", f"Yes: {reached}, {patients} test patients.{doubt * (relative.value >= SUSPICIOUS)}"
+        return "yes", f"Yes: {reached}, {patients} test patients.{doubt}"
     if relative.high < limit:
         kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
         return kind, f"{word}: {reached}, {patients} test patients."
-    return "undecided", f"Undecided: {reached}, and {patients} test patients are too few to tell."
+    return "undecided", f"Undecided: {reached}, and {patients} test patients are too few to tell.{doubt}"
 
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison) -> list[str]:
