@@ -58,7 +58,7 @@ def read(
         if patients.question():
             print(f"note: {patients.question()}")
     else:
-        print("whose slices these are is not known; of real ones the audit must know: --pattern with {subject}")
+        print("the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})")
     for note in made.attrs["notes"]:
         print(f"note: {note}")
 

@@ -47,7 +47,8 @@ class Leaks:
 
     def kept(self, rows: Ints) -> "Leaks":
         """What is left of it in some rows."""
-        left = {row: part for row, part in self.parts.items() if int(row) in set(rows.tolist())}
+        known = set(rows.tolist())
+        left = {row: part for row, part in self.parts.items() if int(row) in known}
         return Leaks("no_sign" if self.parts and not left else self.kind, self.why, self.judged, len(left), left)
 
     def marked(self, table: pd.DataFrame) -> pd.DataFrame:
