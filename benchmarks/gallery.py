@@ -106,7 +106,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--small", action="store_true")
     small = arguments.parse_args().small
-    patients, test, count, samples = (24, 6, 120, 400) if small else (40, 8, 400, 3500)
+    patients, test, count, samples = (24, 6, 120, 400) if small else (40, 8, 300, 2500)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
