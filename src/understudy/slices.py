@@ -193,6 +193,8 @@ class SliceSet:
                 raise ValueError("written by another version, or another program")
             check_seal(dict(group.attrs), path / "zarr.json")
             meta = _SetMeta.model_validate(dict(group.attrs))
+            if meta.files:
+                check_file(path, "index.parquet", meta.files)
             source = _Stored(path, group, len(meta.classes), meta.files)
             if source.shape[1] != len(meta.channels):
                 raise ValueError(f"{source.shape[1]} channels with {len(meta.channels)} names")

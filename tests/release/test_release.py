@@ -260,7 +260,7 @@ def test_a_path_and_a_site_in_a_form(inputs: dict[str, Path], tmp_path: Path) ->
     with pytest.raises(UnderstudyError, match=r"a site's name(?s:.*)sites_named"):
         release_slices(audited, named, decision(), tmp_path / "out")
     allowed = named.model_copy(update={"sites_named": ["Södersjukhuset"]})
-    with pytest.raises(UnderstudyError, match=r"about.yaml holds a path \(/da…, 19 characters"):
+    with pytest.raises(UnderstudyError, match=r"about.yaml holds a path \(/da…, 20 characters"):
         changed = allowed.model_copy(update={"description": "From /data/hospital/scan."})
         release_slices(audited, changed, decision(), tmp_path / "out")
     done = release_slices(audited, allowed, decision(), tmp_path / "out")

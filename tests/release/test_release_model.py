@@ -227,7 +227,7 @@ def test_samples_of_other_weights_and_other_things_than_generators(sources: Sour
     with pytest.raises(UnderstudyError, match="discriminator"):
         release(sources._replace(model=bare), agreed(), tmp_path / "out")
     config = read_json(bare / CONFIG_FILE)
-    write_json(bare / CONFIG_FILE, {**config, "plugin": "mine"})
+    write_json(bare / CONFIG_FILE, {**config, "plugin": {"name": "mine"}})
     with pytest.raises(UnderstudyError, match="plug-in"):
         release(sources._replace(model=bare), agreed(), tmp_path / "out")
 

@@ -85,12 +85,12 @@ class _Preparation(BaseModel):
 
 def _preparation_of(model: Path) -> _Preparation:
     """How the slices of a segmenter were made: from its record, else from the job that it stands in."""
+    check_opened(model.parent)
     record = read_json(model / "config.json", dict)
     with reading(model / "config.json", MODEL):
         if PREPARATION in record:
             return _Preparation.model_validate(record[PREPARATION])
     job = model.parent / "spec.json"
-    check_opened(job)
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
         prepared = model.parents[1] / folder_name("prepare", job_id)
         if role == "prepare" and read_done(prepared) is not None:
