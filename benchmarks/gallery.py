@@ -2,8 +2,8 @@
 
 Three sets of synthetic slices on artificial patients: one that may be released, one that is useless, one that copies.
 
-    python benchmarks/gallery.py            # about 5 minutes on one core; rewrites the page's outputs and pictures
-    python benchmarks/gallery.py --small    # a quarter of the patients and slices, the page left alone
+    python benchmarks/gallery.py            # about 3 minutes of processor time; rewrites the page's outputs and pictures
+    python benchmarks/gallery.py --small    # fewer slices and a shorter training, the page left alone
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--small", action="store_true")
     small = arguments.parse_args().small
-    patients, test, count, samples = (24, 6, 120, 400) if small else (40, 8, 300, 2500)
+    patients, test, count, samples = (24, 6, 120, 400) if small else (26, 6, 160, 1600)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

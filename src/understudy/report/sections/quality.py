@@ -65,13 +65,13 @@ def _sentences(data: ReportData, rows: pd.DataFrame) -> list[str]:
         )
     near = rows[rows["note"].str.startswith("nearer")]
     for generator, own in near.groupby("generator", sort=False):
-        what = [
+        measures = [
             f"{label_of(str(r['metric'])).name} of the {EXTRACTORS.get(str(r['extractor']), str(r['extractor']))}"
             for r in own.to_dict(orient="records")
         ]
         said.append(
             f"The slices of {data.shown(str(generator))} are nearer to the training slices than real slices of new"
-            f" patients are, as copies would be, by {listed(what)}: see the section on copies."
+            f" patients are, as copies would be, by {listed(measures)}: see the section on copies."
         )
     said.append(
         "A distance tells how alike the sets are to a network, not how well they train a segmenter: in the paper FID"
