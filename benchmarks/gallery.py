@@ -2,8 +2,8 @@
 
 Three sets of synthetic slices on artificial patients: one that may be released, one that is useless, one that copies.
 
-    python benchmarks/gallery.py            # about 3 minutes of processor time; rewrites the page's outputs and pictures
-    python benchmarks/gallery.py --small    # fewer slices and a shorter training, the page left alone
+    python benchmarks/gallery.py            # 3 minutes of processor time; rewrites outputs and pictures
+    python benchmarks/gallery.py --small    # fewer slices, a shorter training, the page left alone
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _sentences(data: ReportData, rows: pd.DataFrame) -> list[str]:
             f"By the Frechet distance of the {what}, the slices of {who} are {ratio:.1f} times as far from the training"
             " slices as those of other patients are."
         )
-    near = rows[rows["note"].str.startswith("nearer")]
+    near = rows[rows["note"].astype(str).str.startswith("nearer")]
     for generator, own in near.groupby("generator", sort=False):
         measures = [
             f"{label_of(str(r['metric'])).name} of the {EXTRACTORS.get(str(r['extractor']), str(r['extractor']))}"
