@@ -106,7 +106,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--small", action="store_true")
     small = arguments.parse_args().small
-    patients, test, count, samples = (24, 6, 120, 400) if small else (26, 6, 160, 1600)
+    patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 1000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -74,6 +74,10 @@ def test_an_audit_says_copies_found_and_screening_takes_them_out(real: SliceSet,
     assert not set(left.index["row_before"]) & set(range(10))
     assert counts.leaked >= 10 - counts.flagged
     assert audit(real, real, left, FAST).verdict.kind == "no_sign"
+    audit(real, real, left, FAST).save(tmp_path / "b")  # a set that was screened before is screened again
+    twice, more = screen(left, tmp_path / "b", tmp_path / "twice")
+    assert twice.attrs["screened"]["before"] == SLICES
+    assert twice.attrs["screened"]["leaked"] == counts.leaked + more.leaked
     again = recheck(real, real, made, tmp_path / "a")
     assert again.rest(np.arange(SLICES), screened=False).kind == "copies_found"
     assert again.rest(left.index["row_before"].to_numpy(), screened=True).kind == "no_sign"

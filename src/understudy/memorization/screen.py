@@ -76,8 +76,11 @@ def screen(
     writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes, identity, replace=True)
     for rows, images, labels in synthetic.blocks(kept[writer.done :]):
         writer.append(images, labels, synthetic.index.iloc[rows].assign(row_before=rows))
-    attrs = {k: v for k, v in synthetic.attrs.items() if k != "software_version"}
-    return writer.close(**attrs, screened={**asdict(done), "content_hash_before": synthetic.content_hash}), done
+    attrs = {k: v for k, v in synthetic.attrs.items() if k not in ("software_version", "screened")}
+    earlier, record = synthetic.attrs.get("screened") or {}, asdict(done)
+    record |= {k: record[k] + int(earlier.get(k, 0)) for k in ("flagged", "alike", "leaked", "unjudged")}
+    record |= {"before": earlier.get("before", done.before), "content_hash_before": synthetic.content_hash}
+    return writer.close(**attrs, screened=record), done
 
 
 def rows_left(
