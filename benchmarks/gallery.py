@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,16 +106,24 @@ def fill_forms(folder: Path) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--small", action="store_true")
-    small = arguments.parse_args().small
+    arguments.add_argument("--work", type=Path, help="folder that is kept, so that a killed run continues")
+    asked = arguments.parse_args()
+    small = asked.small
     patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 1000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(asked.work or name)
+        folder.mkdir(parents=True, exist_ok=True)
         plain = STUDY.format(patients=patients, test=test, samples=samples)
         (folder / "gallery.yaml").write_text(re.sub(r"generators:\n(  .*\n)+", "", plain).replace(", synthetic", ""))
         run("understudy run gallery.yaml --until prepare --quiet", folder)
-        make_sets(folder, count)
+        if not (folder / "copies").exists():
+            make_sets(folder, count)
         (folder / "gallery.yaml").write_text(plain)
+        for made in ("forms", "new-heads-release", "blobs-release", "copies-release", "copies-screened"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        (folder / "new-heads-release.ids.csv").unlink(missing_ok=True)
+        (folder / "blobs-release.ids.csv").unlink(missing_ok=True)
         outputs = {"template": run("understudy release template forms", folder)}
         fill_forms(folder)
         outputs["run"] = run("understudy run gallery.yaml --quiet", folder)
