@@ -143,7 +143,7 @@ def main() -> None:
             picture(made, rows, PAGE.parent / "images" / f"gallery-{which}.png")
     text = PAGE.read_text(encoding="utf-8")
     for key, said in outputs.items():
-        text = re.sub(rf"(?<=<!-- output of {key} -->\n```text\n).*?(?=```)", lambda _, s=said: s, text, flags=re.S)
+        text = re.sub(rf"(?<=<!-- output of {key} -->\n```text\n).*?(?=```)", lambda _, s=said: s, text, count=1, flags=re.S)
     PAGE.write_text(text, encoding="utf-8")
 
 
