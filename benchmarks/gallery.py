@@ -109,7 +109,7 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="folder that is kept, so that a killed run continues")
     asked = arguments.parse_args()
     small = asked.small
-    patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 1000)
+    patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 2500)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(asked.work or name)
@@ -143,7 +143,8 @@ def main() -> None:
             picture(made, rows, PAGE.parent / "images" / f"gallery-{which}.png")
     text = PAGE.read_text(encoding="utf-8")
     for key, said in outputs.items():
-        text = re.sub(rf"(?<=<!-- output of {key} -->\n```text\n).*?(?=```)", lambda _, s=said: s, text, count=1, flags=re.S)
+        block = rf"(?<=<!-- output of {key} -->\n```text\n).*?(?=```)"
+        text = re.sub(block, lambda _, s=said: s, text, count=1, flags=re.S)
     PAGE.write_text(text, encoding="utf-8")
 
 
