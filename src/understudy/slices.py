@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, reading, sha256_json, writing
+from understudy.io.files import atomic_path, reading, refuse_special, sha256_json, writing
 from understudy.io.foreign import SLICES, Budget
 from understudy.io.readers import count_rows, read_table
 from understudy.io.seals import Files, check_file, check_opened, check_seal, files_of, sealed
@@ -187,6 +187,8 @@ class SliceSet:
                 fix = f"finish the job that writes {_partial(path)}"
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
         check_opened(path / "zarr.json")
+        for name in ("zarr.json", "images/zarr.json", "labels/zarr.json"):  # which zarr opens whatever they are
+            refuse_special(path / name)
         with reading(path, SLICES):
             group = zarr.open_group(str(path), mode="r")
             if group.attrs.get("format") != FORMAT:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from understudy.release.gate import Audited
     from understudy.release.package import Released
     from understudy.release.scan import Scan
+    from understudy.release.verify import Verification
     from understudy.study.released import ReleaseInputs
 
 FORCED = 3  # exit code of an intact package that was released against the gate, or with thresholds that came late
@@ -48,6 +49,7 @@ def _release_options(
     audit: Path | None = Option(None, help="Folder of its audit."),
     training: Path | None = Option(None, help="Real slice set of that audit."),
     heldout: Path | None = Option(None, help="Held-out slices [default: of --training]."),
+    sign: Path | None = Option(None, help="Sign it: private key of SSH (needs ssh-keygen)."),
     override: str | None = Option(None, help="Release against the gate for this REASON, stamped on everything."),
     as_json: bool = base.JsonOption,
     device: str = base.DeviceOption,
@@ -74,7 +76,9 @@ def slices(
     told, signed, found, of_study = _inputs(asked)
     evaluation = dice_of(asked.study, asked.generator) if of_study is not None else None
     out, where, show = asked.out, str(resolve_device(asked.device)), not asked.quiet
-    done = release_slices(found, told, signed, out, layout, asked.override, where, show, evaluation=evaluation)
+    done = release_slices(
+        found, told, signed, out, layout, asked.override, where, show, evaluation=evaluation, key=asked.sign
+    )
     of = done.certificate["audit"]
     words = (
         f"{of['released']:,} of {of['before']:,} slices released to {out}"
@@ -103,7 +107,9 @@ def model_command(
         fix = "give --study and --generator, or --model FOLDER"
         raise UnderstudyError("no generator is named", where="--model", fix=fix)
     out, where, hidden = asked.out, str(resolve_device(asked.device)), [asked.study] if asked.study else []
-    done = release_model(model, found, told, signed, out, asked.override, where, not asked.quiet, evaluation, hidden)
+    done = release_model(
+        model, found, told, signed, out, asked.override, where, not asked.quiet, evaluation, hidden, asked.sign
+    )
     c = done.certificate
     kind, weights = display_name(c["model"]["kind"]), c["model"]["weights"]["parameters"]
     words = f"weights of a {kind} ({weights:,}) released to {out}\n"
@@ -136,13 +142,17 @@ def scan_command(
 def verify(
     package: Path = PackageArgument,
     root: str | None = Option(None, help="Root hash that its publisher made known."),
+    key: Path | None = Option(None, help="Public key of SSH that its publisher made known: who signed it?"),
     pictures: Path | None = Option(None, help="PNG file for a sheet of its slices."),
     as_json: bool = base.JsonOption,
 ) -> None:
-    """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released with a reservation."""
+    """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released with a reservation.
+
+    Whoever rewrites a package can write its hashes anew: only --root or --key tells who made it.
+    """
     from understudy.release.verify import verify as verified
 
-    found = verified(package, root, pictures)
+    found = verified(package, root, pictures, key)
     said = found.certificate
     if as_json:
         base.print_json(found.as_dict())
@@ -158,7 +168,7 @@ def verify(
             print(found.override)
         print(f"root hash: {found.root}" + ("" if found.compared else " (compare it with the published one: --root)"))
         if not found.problems:
-            print("intact: everything in it is as certified")
+            print(_said(found))
             print(f"audit: {said['audit']['verdict']['headline']}")
             if said["kind"] == "slices":
                 print(f"train on it: understudy evaluate --synthetic {package} --cohort YOUR_PATIENTS")
@@ -167,6 +177,14 @@ def verify(
                 print(f"sample from it: understudy sample {package} SLICES --count 1000")
     base.exit_with(bool(found.problems))
     base.exit_with(bool(found.override), FORCED)
+
+
+def _said(found: Verification) -> str:
+    if found.signed:
+        return "intact: everything in it is as the holder of this key signed it"
+    if found.compared:
+        return "intact: everything in it is as published"
+    return "unchanged since its own list of hashes was written; who wrote that, only --root or --key can tell"
 
 
 def _inputs(asked: SimpleNamespace) -> tuple[About, Decision, Audited, ReleaseInputs | None]:

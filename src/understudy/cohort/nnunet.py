@@ -46,6 +46,8 @@ def find_nnunet(config: CohortConfig, files: Sequence[str]) -> Found:
 
 def _json(path: Path) -> dict[str, Any]:
     """The content of `dataset.json`; {} if it is not one of nnU-Net."""
+    if not path.is_file():  # absent, or a pipe
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):

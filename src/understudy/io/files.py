@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,14 @@ def _explained(writing: bool, path: str | Path) -> Iterator[None]:
 writing = partial(_explained, True)
 
 
+def refuse_special(path: str | Path) -> None:
+    """Raises for what is neither file nor folder, before it is opened: a pipe is waited for, a device never ends."""
+    with suppress(OSError, ValueError):  # absent: whoever reads it says so
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
+
+
 @contextmanager
 def reading(path: str | Path, kind: Kind | None = None) -> Iterator[None]:
     """As `writing`; with a kind of files whatever else the parsing of its bytes raises, too, which stays the cause.
@@ -82,6 +91,7 @@ def reading(path: str | Path, kind: Kind | None = None) -> Iterator[None]:
     Only calls that parse foreign bytes belong into the block. Names that do not exist, failed assertions and imports
     are mistakes of ours, whatever the file holds, and pass, as does a lack of memory.
     """
+    refuse_special(path)
     try:
         with _explained(False, path):
             yield
@@ -211,5 +221,5 @@ def sha256_json(value: Any) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as handle:
+    with reading(path), open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -76,7 +76,7 @@ PNG = Kind("the image cannot be read", most=64 * MB, times=DEFLATE, least=MB, wo
 PARQUET = Kind("the table cannot be read", _AGAIN, most=GB)
 # an empty shard takes nothing: the rows are compared with the table's; items: slices
 SLICES = Kind("the slice set cannot be read", "write it again", most=256 * MB, items=1 << 31)  # of one slice
-VOLUMES = Kind("the test volumes cannot be read", "prepare the cohort again")
+VOLUMES = Kind("the test volumes cannot be read", "prepare the cohort again", most=GB)  # labels of one, resampled
 MODEL = Kind("the model cannot be loaded", "train it again, or restore the folder from a copy")
 WEIGHTS = Kind("the weights cannot be read safely", "give a state dict (tensors only), safetensors, or TorchScript")
 # a value in Python takes 30 to 200 bytes, in JSON two

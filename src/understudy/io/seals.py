@@ -89,6 +89,19 @@ def check_file(folder: Path, name: str, files: Files, fix: str = AGAIN) -> None:
             raise Damaged(f"the file was changed or damaged: {wrong}", where=folder / name, fix=fix)
 
 
+def are_intact(folder: Path, description: Mapping[str, Any], *names: str) -> bool:
+    """Whether files (no names: all) have the hashes of the field `sha256`: file -> SHA-256; true without the field."""
+    hashes: Mapping[str, str] = description.get("sha256") or {}
+    asked = [(folder / name, hashes[name]) for name in names or hashes if name in hashes]
+    return all(path.is_file() and file_hash(path) == expected for path, expected in asked)
+
+
+def check_intact(path: Path, description: Mapping[str, Any]) -> None:
+    """Raises `Damaged` unless the file is the one that its folder's description says, see `are_intact`."""
+    if not are_intact(path.parent, description, path.name):
+        raise Damaged("the file is not the one that was written: it was changed or damaged", where=path, fix=AGAIN)
+
+
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The content of a job's `done.json`; None if the job is not done. `Damaged` where it is not as it was written."""
     path = folder / DONE

@@ -23,6 +23,9 @@ from understudy.memorization.views import TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
+# a search's name, queries, training slices -> nearest training slices (`search.nearest`)
+Search = Callable[[str, Part, Part], pd.DataFrame]
+
 
 class Sides(NamedTuple):
     """The three sets of an audit, or some rows of each."""
@@ -177,11 +180,8 @@ class Comparison:
         return frame
 
 
-def compare(parts: Sides, config: AuditConfig, search: Callable[[str, Part, Part], pd.DataFrame]) -> Comparison:
-    """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`.
-
-    `search`: its name, queries, training slices -> nearest training slices (`search.nearest`).
-    """
+def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
+    """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`."""
     contrast = parts.training.contrast
     if not contrast.any():
         where, fix = parts.training.slices.path, "check how they were prepared"

@@ -5,14 +5,13 @@ patients come by chance. A synthetic slice that is a copy of a test patient make
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from understudy.memorization.comparison import Sides, compare
+from understudy.memorization.comparison import Search, Sides, compare
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints
 from understudy.memorization.controls import Controls, false_alarms
@@ -22,7 +21,6 @@ from understudy.roles import Part, UnfitSets
 
 PARTS = {"val": "validation patients", "validation": "validation patients", "test": "test patients"}
 EXACT = "exact"  # reason where the numbers of patients and slices tell nothing but copies are equal to the last pixel
-Search = Callable[[str, Part, Part], pd.DataFrame]
 
 
 @dataclass(frozen=True)

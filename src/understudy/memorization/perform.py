@@ -10,10 +10,10 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization.comparison import Comparison, compare, sides
+from understudy.memorization.comparison import Comparison, Search, compare, sides
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
-from understudy.memorization.controls import COPY, run_controls, scores_of
+from understudy.memorization.controls import COPY, Controls, run_controls, scores_of
 from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import nearest
@@ -34,7 +34,7 @@ class AuditResult:
     verdict: Verdict  # what was decided, in words
     neighbours: pd.DataFrame  # one row a synthetic slice: its nearest training slice and patient; not to be shared
     heldout: pd.DataFrame  # one row a judged held-out slice: its patient and scores; not to be shared
-    slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, shareable
+    slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, without neighbours
 
     @property
     def flagged(self) -> Ints:
@@ -54,7 +54,7 @@ class AuditResult:
         return histograms(self.numbers, pyplot.figure())
 
     def save(self, out: str | Path) -> Path:
-        """Writes audit.json, audit.md, p_values.parquet, which may be shared, and `private/`; returns the first."""
+        """Writes audit.json, audit.md, p_values.parquet, which name no patient, and `private/`; returns the first."""
         out = Path(out)
         write_text(out / "private" / "README.txt", README)
         names = self.neighbours.loc[self.neighbours["name"] != "", ["name", "patient"]].drop_duplicates()
@@ -119,17 +119,10 @@ def audit(
         options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
         return nearest(part, among, **config.search(shown), **options)
 
-    def search_planted(copies: SliceSet) -> pd.DataFrame:
-        return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
-
     comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
     leaks = find_leaks(comparison.parts, config, search)
+    _, decided, numbers = judge(comparison, leaks, search, device, work_dir)
     training, heldout, _ = comparison.judged
-    controls = run_controls(training, comparison.main.null, search_planted, config, work_dir)
-    findings = comparison.findings(controls)
-    decided = leaks.joined(verdict(findings))
-    numbers = _numbers(comparison, findings, decided, leaks)
-    numbers["within"] = _repeats(comparison, device)
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
@@ -137,6 +130,22 @@ def audit(
     scores.insert(1, "patient", heldout.patients)
     slices = leaks.marked(comparison.slices)
     return AuditResult(plain(numbers), decided, comparison.neighbours, scores, slices)
+
+
+def judge(
+    comparison: Comparison, leaks: Leaks, search: Search, device: str = "cpu", work_dir: Path | None = None
+) -> tuple[Controls, Verdict, dict[str, Any]]:
+    """The controls of a comparison, the verdict, and what audit.json says of it, but for membership inference."""
+
+    def search_planted(copies: SliceSet) -> pd.DataFrame:
+        return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
+
+    null = comparison.main.null
+    controls = run_controls(comparison.judged.training, null, search_planted, comparison.config, work_dir)
+    findings = comparison.findings(controls)
+    decided = leaks.joined(verdict(findings))
+    numbers = _numbers(comparison, findings, decided, leaks)
+    return controls, decided, numbers | {"within": _repeats(comparison, device)}
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What an audit is used for afterwards: the set without flagged slices, and the audit done again before a release."""
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import read_json, sha256_json
+from understudy.io.files import plain, read_json, sha256_json
 from understudy.io.readers import read_table
 from understudy.io.seals import check_opened
 from understudy.memorization.comparison import Comparison, compare, sides
@@ -18,7 +17,7 @@ from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints
 from understudy.memorization.controls import Controls
 from understudy.memorization.leaks import Leaks, find_leaks
-from understudy.memorization.perform import FORMAT
+from understudy.memorization.perform import FORMAT, judge
 from understudy.memorization.search import nearest
 from understudy.memorization.verdict import Verdict
 from understudy.memorization.words import verdict
@@ -27,6 +26,8 @@ from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet, SliceWriter
 
 MEMORY = 1 << 28  # bytes of a search after the audit; the result does not depend on it
+# what audit.json states and a release rests on; the verdict's words are written anew
+_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "leaks", "controls", "within")
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 
@@ -147,11 +148,12 @@ def check_training(training: SliceSet, audit_dir: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Recheck:
-    """An audit done again, but for its planted copies."""
+    """An audit done again."""
 
-    numbers: dict[str, Any]  # of audit.json
+    numbers: dict[str, Any]  # as in audit.json, but for the views for information and membership inference
     found: Comparison  # what the searches found now
     leaks: Leaks
+    controls: Controls
 
     @property
     def config(self) -> AuditConfig:
@@ -161,10 +163,6 @@ class Recheck:
     def table(self) -> pd.DataFrame:
         """As p_values.parquet: row, judged, flagged, p, ..."""
         return self.leaks.marked(self.found.slices)
-
-    @cached_property
-    def controls(self) -> Controls:
-        return Controls.of(self.numbers)
 
     @property
     def concentration(self) -> Concentration | None:
@@ -182,34 +180,44 @@ def recheck(
     train: SliceSet, held_out: SliceSet, synthetic: SliceSet, audit_dir: str | Path, training_rows: Ints | None = None,
     device: str = "cpu", progress: bool = False,
 ) -> Recheck:  # fmt: skip
-    """Hashes the three sets (as in `perform.audit`) again, searches again, and compares with the audit's folder.
+    """Hashes the three sets (as in `perform.audit`) again, audits them again, and compares with the audit's folder.
 
-    A release rests on an audit's p-values, which are not taken on trust: raises `UnderstudyError` for no audit with its
-    controls, other sets or rows, changed files, other p-values.
+    A release rests on nothing that is only written there: raises `UnderstudyError` for no audit with its controls,
+    other sets or rows, changed files, other p-values or other numbers.
     """
     folder = Path(audit_dir)
-    numbers = read_audit(folder)
+    recorded = read_audit(folder)
     parts = sides(train, held_out, synthetic, training_rows)
     for part in parts:
-        recorded = numbers["sets"].get(part.name) or {}
+        told = recorded["sets"].get(part.name) or {}
         hashes = {"content_hash": part.slices.content_hash, "rows_hash": sha256_json(part.rows.tolist())}
-        if any(recorded.get(name) != found for name, found in hashes.items()):
+        if any(told.get(name) != found for name, found in hashes.items()):
             what = f"the audit is of other {part.name} slices or other rows of them, or they were changed since"
             raise UnderstudyError(what, where=folder, fix=_AGAIN)
     for slices in {id(part.slices): part.slices for part in parts}.values():
         slices.verify()
-    config = AuditConfig.model_validate(numbers["config"])
+    config = AuditConfig.model_validate(recorded["config"])
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        found = nearest(part, among, **_search_again(config), device=device, progress=progress)
+        found = nearest(part, among, **_search_again(config), device=device, progress=progress and name != "planted")
         release_memory()
         return found
 
-    found, path = compare(parts, config, search), folder / "p_values.parquet"
-    done = Recheck(numbers, found, find_leaks(parts, config, search))
+    found, leaks = compare(parts, config, search), find_leaks(parts, config, search)
+    _check_p_values(folder / "p_values.parquet", leaks.marked(found.slices))
+    controls, _, numbers = judge(found, leaks, search, device)
+    numbers = plain(numbers)
+    told = [{name: of[name] for name in _STATED} | {"verdict": of["verdict"]["kind"]} for of in (recorded, numbers)]
+    if place := _difference(told[0], told[1], "")[1:]:
+        what = f"audit.json states another `{place}` than these slices give: it was changed, or is another version's"
+        raise UnderstudyError(what, where=folder / "audit.json", fix=_AGAIN)
+    return Recheck(numbers, found, leaks, controls)
+
+
+def _check_p_values(path: Path, table: pd.DataFrame) -> None:
     if not path.is_file():
         raise UnderstudyError("the audit has no p-values", where=path, fix=_AGAIN)
-    stored, table = read_table(path, "judged", "flagged", "leaked", "p"), done.table
+    stored = read_table(path, "judged", "flagged", "leaked", "p")
     same = len(stored) == len(table) and all(
         name in stored and stored[name].astype(bool).equals(table[name].astype(bool))
         for name in ("judged", "flagged", "leaked")
@@ -217,4 +225,16 @@ def recheck(
     if not same or not np.allclose(stored["p"], table["p"], rtol=0, atol=1e-9, equal_nan=True):
         what = "the audit's p-values are not those of these slices: they were changed, or are of another audit"
         raise UnderstudyError(what, where=path, fix=_AGAIN)
-    return done
+
+
+def _difference(recorded: Any, found: Any, place: str) -> str:
+    """Where two contents of audit.json differ by more than another machine's rounding; "" if nowhere."""
+    if isinstance(found, dict) and isinstance(recorded, dict) and recorded.keys() == found.keys():
+        inner = (_difference(recorded[key], found[key], f"{place}.{key}") for key in found)
+        return next(filter(None, inner), "")
+    if isinstance(found, list) and isinstance(recorded, list) and len(recorded) == len(found):
+        pairs = enumerate(zip(recorded, found, strict=True))
+        return next(filter(None, (_difference(a, b, f"{place}.{i}") for i, (a, b) in pairs)), "")
+    if isinstance(found, float) and isinstance(recorded, float):
+        return "" if abs(recorded - found) <= 1e-6 else place
+    return "" if type(recorded) is type(found) and recorded == found else place

@@ -50,7 +50,6 @@ _COLUMNS = {  # of the manifest
     "id": "Name of the slice",
     "generator": "Which generator it was sampled from",
     "seed": "Of the sampling",
-    "p": "Conformal p-value of the audit: how unusual its nearness to a training slice is among new patients",
     "sha256": "SHA-256 (hex) of image [C, H, W] and labels [H, W], uint8",
 }
 _MEDIA = {

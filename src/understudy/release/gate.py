@@ -108,9 +108,7 @@ def clear_model(
     if not apart <= SAME_AUC:  # NaN fails as well
         what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
         raise UnderstudyError(f"{what}: the record was changed, or is of other slices", where=audit, fix=_ASK)
-    verdict, said = found.rest(np.arange(len(synthetic)), screened=False), found.numbers["verdict"]
-    if verdict.kind != said["kind"]:
-        raise UnderstudyError("the audit's verdict is not that of these slices", where=audit, fix=_ASK)
+    said = found.numbers["verdict"]
     against = _objections(found, decision, audit)
     most = decision.thresholds.most_auc
     if asked.low > 0.5 or min(asked.training_patients, asked.heldout_patients) < FEWEST_PATIENTS:
@@ -120,13 +118,12 @@ def clear_model(
     elif asked.high > most:
         interval = f"95 % interval by patient {asked.low:.2f} to {asked.high:.2f}"
         against.append(f"the weights' AUC may be as high as {asked.high:.2f} ({interval}), agreed was {most:.2f}")
-    if verdict.kind != "no_sign":
+    if said["kind"] != "no_sign":
         against.append(f"the audit's verdict on its samples: {said['headline']}")
     if decision.decision == "approve_with_removal":
         against.append("the decision is `approve_with_removal`, but nothing can be taken out of weights")
     flagged, judged = (found.table[name].to_numpy(bool) for name in ("flagged", "judged"))
     shown = judged & ~flagged & (found.table["leaked"].to_numpy(str) == "")
-    said = {name: said[name] for name in ("kind", "headline", "sentences", "limits")}
     certified = {"judged": int(judged.sum()), "flagged": int(flagged.sum()), "verdict": said}
     return Clearance(found, certified, _weighed(against, override, audit), np.flatnonzero(shown)), asked
 

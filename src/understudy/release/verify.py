@@ -3,6 +3,8 @@
 Hashes inside show damage; a package that somebody rewrote whole shows only by the root hash that was published.
 """
 
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +20,23 @@ from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.controls import Controls
 from understudy.release.allowed import DOCUMENTS, MODEL_DOCUMENTS
-from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
+from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, names_below, read_back, slice_hash
 from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
 from understudy.release.package import weights_problems
+from understudy.release.signature import problem_of
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 
 
 @dataclass
 class Verification:
-    """What was found: `problems` empty means intact."""
+    """What was found. Without problems it is unchanged since its own list of hashes was written; by whom, only a
+    published root hash or a key tells."""
 
     root: str
     compared: bool  # with the published root hash
+    signed: bool  # by the holder of the key that was given
     certificate: dict[str, Any]
     files: int
     problems: list[str]
@@ -40,15 +45,19 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "intact": not self.problems}
+        known = self.compared or self.signed
+        return {**asdict(self), "unchanged": not self.problems, "intact": known and not self.problems}
 
 
-def verify(package: str | Path, root: str | None = None, pictures: Path | None = None) -> Verification:
+def verify(
+    package: str | Path, root: str | None = None, pictures: Path | None = None, key: Path | None = None
+) -> Verification:
     """Checks a package; raises where there is none, or its list of hashes cannot be read.
 
     Args:
         root: hash that its publisher made known; None: not compared.
         pictures: PNG file for a contact sheet.
+        key: public key of SSH that its publisher made known; None: a signature is not looked at.
     """
     folder = Path(package)
     certificate = certificate_of(folder)
@@ -56,7 +65,11 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     own = sha256_file(folder / SUMS)
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
-    found = Verification(own, root is not None, certificate, files, problems)
+    if key is not None and (wrong := problem_of(folder, key)):
+        problems.insert(0, wrong)
+    found = Verification(own, root is not None, key is not None, certificate, files, problems)
+    if any(not stat.S_ISREG(os.lstat(folder / name).st_mode) for name in names_below(folder)):
+        return found  # `check_sums` names it; reading a link or a pipe could lead anywhere
     check = {"slices": _check_slices, "generator": _check_generator}.get(str(certificate.get("kind")))
     if check is None:
         problems.append("its certificate describes neither slices nor a generator")
@@ -77,7 +90,8 @@ def _check_slices(found: Verification, folder: Path, look: bool) -> list[tuple[P
     problems, data, certified = found.problems, found.certificate["data"], found.certificate["audit"]
     _check_documents(found, folder, DOCUMENTS, ("README.md", "DATASHEET.md"), "data/")
     manifest = pd.read_parquet(folder / "manifest.parquet")
-    if set(manifest.columns) != {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}:
+    columns = {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}
+    if set(manifest.columns) - {"p"} != columns:  # p-values of slices were in packages of earlier versions
         problems.append("manifest.parquet has other columns than a release has")
     if len(manifest) != data["slices"] or manifest["id"].duplicated().any():
         problems.append("manifest.parquet does not list each slice once")
@@ -88,8 +102,6 @@ def _check_slices(found: Verification, folder: Path, look: bool) -> list[tuple[P
     taken = sum(certified.get(name, 0) for name in ("flagged", "alike", "leaked", "unjudged"))
     if certified["before"] - taken != len(manifest):
         problems.append(f"{certified['before']} audited less those taken out are not the {len(manifest)} slices here")
-    if (manifest["p"] <= 1 - certified["quantile"] + 1e-12).any():
-        problems.append("a flagged slice is in the manifest")
     listed = {p["@id"]: p for p in read_json(folder / "croissant.json")["distribution"]}
     if listed["manifest.parquet"]["sha256"] != sha256_file(folder / "manifest.parquet"):
         problems.append("croissant.json names another manifest")

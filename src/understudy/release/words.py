@@ -24,19 +24,8 @@ from understudy.slices import SliceSet
 NEUTRAL = "syn"  # released slices are called syn000000, syn000001, ...
 _WHOLE, _INSIDE, _LETTERS, _DIGITS, _PATHS = 4, 6, 8, 6, 10  # characters from which on a spelling is looked for
 _COMMON = {
-    "root",
-    "user",
-    "admin",
-    "ubuntu",
-    "localhost",
-    "debian",
-    "home",
-    "data",
-    "hospital",
-    "clinic",
-    "unknown",
-    "",
-}
+    "root", "user", "admin", "ubuntu", "localhost", "debian", "home", "data", "hospital", "clinic", "unknown", "",
+}  # fmt: skip
 _COLUMNS = {"subject": "a patient's id", "id": "a slice's id", "site": "a site's name"}  # of an index; patients first
 _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
 _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})

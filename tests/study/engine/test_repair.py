@@ -54,6 +54,18 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{", b"5", b"{}"])
+def test_a_lost_or_damaged_stamp_is_written_anew(done: tuple[Plan, Path], content: bytes | None) -> None:
+    plan, out = done
+    before = (out / "study.json").read_bytes()
+    (out / "study.json").unlink()
+    if content is not None:
+        (out / "study.json").write_bytes(content)
+    assert run(plan, out).complete
+    assert RAN == []
+    assert (out / "study.json").read_bytes() == before
+
+
 def test_a_file_that_is_gone_stops_the_run_before_anything_is_done(done: tuple[Plan, Path]) -> None:
     plan, out = done
     (job_folder(out, named(plan, "generator")[0]) / "result").unlink()

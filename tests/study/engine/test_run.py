@@ -263,3 +263,70 @@ def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -
         said.append(text.getvalue())
     assert "whole study 6 min 40 s" in said[0]
     assert "whole study 3 min 20 s" in said[1]
+
+
+def test_a_record_of_a_failure_that_is_none_stops_nothing(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    contents = ["5", "[]", "null", '{"attempts": "many", "class": [], "message": 3}', "{", "\x00"]
+    for job, content in zip(plan.jobs, contents, strict=False):
+        job_folder(out, job).mkdir(parents=True)
+        (job_folder(out, job) / "failed.json").write_text(content)
+    write_json(out / "study.json", {"format": "understudy-study-1", "name": "small"})
+    assert run(plan, out, Stages()).complete
+
+
+def test_a_job_whose_folder_is_a_file_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    broken = next(job for job in plan.jobs if job.stage == "generator")
+    job_folder(out, broken).parent.mkdir(parents=True)
+    job_folder(out, broken).write_text("a file")
+    write_json(out / "study.json", {"format": "understudy-study-1", "name": "small"})
+    stages = Stages()
+    result = run(plan, out, stages)
+    assert [job.id for job, _ in result.failed] == [broken.id]
+    assert "a file stands where a folder is needed" in result.failed[0][1]
+    assert job_folder(out, broken).read_text() == "a file"
+    assert "segmenter" in stages.ran  # of the setting that needs no generator
+    assert "waiting" in set(study_status(out)["state"])
+
+
+def test_a_finished_study_is_looked_at_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried on a disk that is mounted read-only as well; here whatever asks for a lock fails."""
+    plan, out, stages = make_plan(study()), tmp_path / "out", Stages()
+    run(plan, out, stages)
+    monkeypatch.setattr("understudy.study.engine.run.os.access", lambda *_: False)
+    for module in ("run", "execute", "jobs"):
+        monkeypatch.setattr(f"understudy.study.engine.{module}.locked", no_lock)
+    again = run(plan, out, stages)
+    assert (again.complete, again.page, again.answer) == (True, out / "report.html", "yes")
+    assert len(again.reused) == len(plan.jobs) == len(stages.ran)
+    assert set(study_status(out, verify=True)["state"]) == {"done"}
+    with pytest.raises(UnderstudyError, match="read-only"):  # where something is to be done
+        run(make_plan(study(repeats=2)), out, stages)
+
+
+def no_lock(folder: Path) -> Any:
+    raise UnderstudyError("the file system is read-only", where=folder)
+
+
+def test_what_killed_processes_left_is_swept_by_the_next_run(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    inside = job_folder(out, next(job for job in plan.jobs if job.stage == "generator")) / "model"
+    busy = job_folder(out, plan.jobs[0])  # done: nobody works in it
+    inside.mkdir(parents=True)
+    left = [
+        out / ".report.html.77.tmp",
+        out / "figures" / ".a.svg.77.tmp",
+        inside / ".checkpoint-000000000001.pt.77.tmp",
+    ]
+    kept = [busy / ".other.tmp", inside / "checkpoint-000000000001.pt", out / ".mine.tmp"]
+    for path in left + kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    (out / "jobs" / ".generator-0123.77.tmp").mkdir()
+    run(plan, out, Stages())
+    assert not any(path.exists() for path in [*left, out / "jobs" / ".generator-0123.77.tmp"])
+    assert all(path.exists() for path in kept)

@@ -27,7 +27,7 @@ from understudy.runtime.checkpoints import STOPPING, time_limit
 from understudy.runtime.memory import oom_fallback, release_memory
 from understudy.runtime.progress import latest
 from understudy.study.engine.failures import ERROR_LOG, TimeLimit, disk_error, next_attempt, record_failure
-from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked, read_done, read_quietly
+from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked, read_done, read_quietly, sweep
 
 HEARTBEAT_EVERY = 5.0  # seconds: what a SIGKILL can take from the time that is accounted for
 
@@ -64,6 +64,7 @@ def run_job(
     with locked(folder):
         if (finished := read_done(folder)) is not None:  # by another process while this one waited
             return finished
+        sweep(folder)
         attempts, less = next_attempt(folder), read_quietly(folder / "failed.json").get("class") == "out_of_memory"
         for name in ("failed.json", ERROR_LOG):
             (folder / name).unlink(missing_ok=True)

@@ -11,7 +11,10 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
 import platform
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +31,9 @@ from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
 State = Literal["done", "running", "stopped", "failed", "waiting", "damaged"]
+
+
+_ORPHAN = re.compile(r"\..+\.\d+\.tmp")  # name, number of the process
 
 
 @dataclass(frozen=True)
@@ -149,14 +155,16 @@ def not_done(jobs: Iterable[Job], out: str | Path) -> list[Job]:
 def read_quietly(path: Path) -> dict[str, Any]:
     """A JSON file of a job that may be starting or being killed; {} if it is not there or not whole."""
     try:
-        return dict(read_json(path))
+        return dict(read_json(path, dict))
     except UnderstudyError:
         return {}
 
 
 def read_failed(folder: Path) -> dict[str, Any]:
-    """The content of `failed.json`; {} if the job has not failed, or the file is not whole."""
-    return read_quietly(folder / "failed.json")
+    """The content of `failed.json`, without fields of another type; {} if there is none, or it is not whole."""
+    kinds: dict[str, type] = {"attempts": int, "class": str, "message": str}
+    found = read_quietly(folder / "failed.json")
+    return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, object))}
 
 
 def state_of(folder: Path) -> State:
@@ -180,12 +188,26 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes left of `atomic_path` and of a repair; hold the folder's lock.
+
+    What lies in jobs below it is left to those, which have locks of their own.
+    """
+    for path, folders, names in os.walk(folder):
+        for name in filter(_ORPHAN.fullmatch, names):
+            Path(path, name).unlink(missing_ok=True)
+        for name in filter(_ORPHAN.fullmatch, folders):
+            shutil.rmtree(Path(path, name), ignore_errors=True)
+        if Path(path) == folder / "jobs":
+            folders.clear()
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a live process holds the lock of a folder."""
     try:
         with open(folder / "lock", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True

@@ -28,8 +28,6 @@ def repair(jobs: Sequence[Job], out: Path) -> list[Job]:
 
     `jobs` stand after their inputs, and nothing else works in `out`. Returns those jobs, and logs each with why.
     """
-    for left in (out / "jobs").glob(".*.tmp"):  # by a repair that was killed
-        shutil.rmtree(left, ignore_errors=True)
     redone: dict[str, Job] = {}
     for job in jobs:
         folder = job_folder(out, job)
