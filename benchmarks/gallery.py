@@ -109,7 +109,7 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="folder that is kept, so that a killed run continues")
     asked = arguments.parse_args()
     small = asked.small
-    patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 2500)
+    patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 1000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(asked.work or name)
