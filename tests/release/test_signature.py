@@ -47,7 +47,7 @@ def test_signed_when_released(packages: dict[str, Path], key: Path, tmp_path: Pa
     done = released(inputs, tmp_path / "out", key=key)
     found = verify(done.path, key=key.with_suffix(".pub"))
     assert (found.problems, found.signed, found.as_dict()["intact"]) == ([], True, True)
-    with pytest.raises(UnderstudyError, match="cannot be signed"):
+    with pytest.raises(UnderstudyError, match="cannot sign"):
         released(inputs, tmp_path / "other", key=packages["png"] / "LICENSE")
     assert not (tmp_path / "other").exists()
 
@@ -86,14 +86,26 @@ def test_nothing_hides_in_a_signature(package: Path, tmp_path: Path) -> None:
     with open(folder / "SHA256SUMS.sig", "a") as file:
         file.write("Patient_T1\n")
     assert scan(folder, certificate_of(folder), [], Words({})).findings == ["SHA256SUMS.sig: more than a signature"]
+    assert verify(folder).problems == ["SHA256SUMS.sig is no signature"]
+
+
+def test_an_empty_folder_and_a_root_hash_that_is_none(package: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(package, tmp_path / "heads"))
+    (folder / "Patient_T1").mkdir()
+    root = verify(folder).root
+    assert verify(folder, root).problems == ["Patient_T1 is an empty folder, which does not belong to the package"]
+    for given in ("", root[:-1]):
+        with pytest.raises(UnderstudyError, match="no root hash"):
+            verify(folder, given)
 
 
 def test_keys_that_are_none_and_a_missing_program(
     package: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for content in ("", "no key\n", key.read_text()):
-        (tmp_path / "x.pub").write_text(content)
-        with pytest.raises(UnderstudyError, match="no public key"):
+    public = key.with_suffix(".pub").read_text()
+    for content in (b"", b"no key\n", key.read_bytes(), public.encode("utf-16")):  # the last as PowerShell writes it
+        (tmp_path / "x.pub").write_bytes(content)
+        with pytest.raises(UnderstudyError, match=r"no public key|cannot be read"):
             problem_of(package, tmp_path / "x.pub")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnderstudyError, match="ssh-keygen, which is not there"):

@@ -122,7 +122,7 @@ def scan_command(
     training: Path = Option(..., help="The real slice set: none of it may be in the package."),
     as_json: bool = base.JsonOption,
 ) -> None:
-    """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
+    """Search a package for real slices, ids, sites, paths and this machine's name. Exit status 1 if it holds any."""
     from understudy.exchange.description import certificate_of
     from understudy.release.scan import refuse, scan
     from understudy.release.words import Words, secrets_of
@@ -166,7 +166,10 @@ def verify(
             print(f"{said['title']}, version {said['version']}: {held}, {found.files:,} files")
         if found.override:
             print(found.override)
-        print(f"root hash: {found.root}" + ("" if found.compared else " (compare it with the published one: --root)"))
+        print(
+            f"root hash: {found.root}"
+            + ("" if found.compared or found.signed else " (compare it with the published one: --root)")
+        )
         if not found.problems:
             print(_said(found))
             print(f"audit: {said['audit']['verdict']['headline']}")

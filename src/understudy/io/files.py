@@ -38,7 +38,7 @@ _DISK = [
 _WRITING = [
     ("no permission to write", _WRITABLE, "EACCES EPERM"),
     ("a file stands where a folder is needed", _ANOTHER, "ENOTDIR"),
-    ("a folder stands where a file is needed", "choose another name", "EISDIR"),
+    ("a folder stands where a file is needed", "move that folder away, or choose another name", "EISDIR"),
 ]
 _READING = [
     ("file not found", "check the path", "ENOENT"),
@@ -124,6 +124,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            if error.filename == str(temporary):
+                error.filename = str(path)  # the one that the user knows
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -57,7 +57,7 @@ class Kind:
 
     def damaged(self, path: str | Path, error: BaseException) -> UnderstudyError:
         """What is said where reading raised `error`."""
-        reason = first_line(error)
+        reason = "nested too deep" if isinstance(error, RecursionError) else first_line(error)
         if type(error).__name__ == "ValidationError":  # pydantic's: its first line only counts the errors
             first = error.errors()[0]  # type: ignore[attr-defined]
             reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"

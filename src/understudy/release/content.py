@@ -222,7 +222,7 @@ def write_sums(folder: Path) -> str:
 
 
 def check_sums(folder: Path) -> tuple[int, list[str]]:
-    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links."""
+    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links, empty folders."""
     path, wanted = folder / SUMS, dict[str, bytes]()  # name -> 32 bytes
     if not path.is_file():
         raise UnderstudyError("the package has no SHA256SUMS", where=folder, fix="get it again")
@@ -243,4 +243,6 @@ def check_sums(folder: Path) -> tuple[int, list[str]]:
             problems.append(f"{name} does not belong to the package")
         elif sha256_file(place) != expected.hex():
             problems.append(f"{name} was changed")
+    empty = sorted(os.path.relpath(path, folder) for path, folders, files in os.walk(folder) if not (folders or files))
+    problems += [f"{name} is an empty folder, which does not belong to the package" for name in empty]
     return count, problems + [f"{name} is missing" for name in sorted(wanted)]

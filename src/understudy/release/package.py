@@ -40,7 +40,7 @@ from understudy.release.content import (
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, clear_model
 from understudy.release.scan import Scan, refuse, refuse_forms, scan
-from understudy.release.signature import sign
+from understudy.release.signature import check_key, sign
 from understudy.release.words import Words, secrets_of
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -78,7 +78,7 @@ def release_slices(
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
-    words = _checked(audited, about, decision, override, out)
+    words = _checked(audited, about, decision, override, out, key)
     with _assembling(out) as (folder, work):
         cleared = clear(audited, decision, override, device, progress)
         place = folder / "data" if layout == "sliceset" else work / "slices"
@@ -130,7 +130,7 @@ def release_model(
         hidden: further paths that no document may name.
         key: private key of SSH, by which the package is signed.
     """
-    words = _checked(audited, about, decision, override, out, [model, *hidden])
+    words = _checked(audited, about, decision, override, out, key, [model, *hidden])
     with _assembling(out) as (folder, _):
         cleared, asked = clear_model(model, audited, decision, override, device, progress)
         config = _write_weights(model, folder / documents.MODEL)
@@ -207,9 +207,13 @@ def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _checked(
-    audited: Audited, about: About, decision: Decision, override: str | None, out: Path, hidden: Sequence[Path] = ()
-) -> Words:
-    """What the package must not hold; raises if the forms, from which its texts are written, hold it already."""
+    audited: Audited, about: About, decision: Decision, override: str | None, out: Path, key: Path | None,
+    hidden: Sequence[Path] = (),
+) -> Words:  # fmt: skip
+    """What the package must not hold; raises if the forms, from which its texts are written, hold it already, or if
+    the key cannot sign."""
+    if key is not None:
+        check_key(key)
     real = _real(audited)
     paths = [audited.synthetic.folder, audited.audit, *hidden, *(s.folder for s in real), out]
     words = Words(secrets_of(real, paths, about.sites_named))

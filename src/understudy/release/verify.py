@@ -4,6 +4,7 @@ Hashes inside show damage; a package that somebody rewrote whole shows only by t
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, 
 from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
 from understudy.release.package import weights_problems
-from understudy.release.signature import problem_of
+from understudy.release.signature import form_problem, problem_of
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 
@@ -57,15 +58,19 @@ def verify(
     Args:
         root: hash that its publisher made known; None: not compared.
         pictures: PNG file for a contact sheet.
-        key: public key of SSH that its publisher made known; None: a signature is not looked at.
+        key: public key of SSH that its publisher made known; None: of a signature only the form is checked.
     """
     folder = Path(package)
+    if root is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", root.strip()):
+        raise UnderstudyError(
+            "this is no root hash", "root", "give the 64 digits (0-9, a-f) that its publisher made known"
+        )
     certificate = certificate_of(folder)
     files, problems = check_sums(folder)
     own = sha256_file(folder / SUMS)
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
-    if key is not None and (wrong := problem_of(folder, key)):
+    if wrong := problem_of(folder, key) if key is not None else form_problem(folder):
         problems.insert(0, wrong)
     found = Verification(own, root is not None, key is not None, certificate, files, problems)
     if any(not stat.S_ISREG(os.lstat(folder / name).st_mode) for name in names_below(folder)):

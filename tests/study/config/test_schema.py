@@ -219,6 +219,15 @@ def test_lines_are_those_of_the_file() -> None:
     assert lines == {("a",): 1, ("b",): 2, ("b", "0"): 3, ("b", "0", "x"): 3, ("b", "0", "y"): 4}
 
 
+def test_of_many_problems_the_first_are_explained_and_all_counted(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("phantom: {}\n" + "".join(f"k{i}: 1\n" for i in range(300)))
+    with pytest.raises(UnderstudyError) as caught:
+        load_study(tmp_path / "s.yaml")
+    lines = caught.value.what.splitlines()
+    assert "300 problems" in lines[0]
+    assert len(lines) == 22
+
+
 def test_an_unknown_preset_has_no_text() -> None:
     assert "phantom:" in preset_text("quickstart")
     with pytest.raises(UnderstudyError, match="no preset"):

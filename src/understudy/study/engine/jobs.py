@@ -26,7 +26,7 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import UNTRACED
 from understudy.io.files import held_lock, read_json, sha256_json, writing
-from understudy.io.seals import Damaged, check_seal, damage, read_done
+from understudy.io.seals import DONE, Damaged, check_seal, damage, read_done
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
@@ -169,7 +169,7 @@ def read_failed(folder: Path) -> dict[str, Any]:
 
 def state_of(folder: Path) -> State:
     """What the files of a job say about it."""
-    if (folder / "done.json").is_file():
+    if os.path.lexists(folder / DONE):
         return "done"
     if is_locked(folder):
         return "running"

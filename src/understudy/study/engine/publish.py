@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, write_json
-from understudy.io.seals import Files, check_file, check_seal, check_sealed, files_of, problem, sealed
+from understudy.io.seals import Damaged, Files, check_file, check_seal, check_sealed, files_of, problem, sealed
 from understudy.study.engine.jobs import Job, job_folder, plain_name, read_done
 
 PUBLISHED = ["scores.parquet", "report.json", "report.html", "figures/*.*", "figures/private/*.*", "tables/*.csv"]
@@ -68,7 +69,10 @@ def read_published(place: Path) -> dict[str, Any]:
 
 def damaged_copies(place: Path) -> list[str]:
     """What is wrong with the published files."""
-    files = _listed(place)
+    try:
+        files = _listed(place)
+    except UnderstudyError as error:
+        return [f"{SEAL}: {error.what}"]
     return [wrong for name in files if (wrong := problem(place, name, files))]
 
 
@@ -77,4 +81,6 @@ def _listed(place: Path) -> Files:  # {} where nothing was published, or by a ve
         return {}
     content = read_json(path, dict)
     check_seal(content, path, AGAIN)
+    if not isinstance(content.get("files"), dict):
+        raise Damaged("the file was changed or damaged", where=path, fix=AGAIN)
     return dict(content["files"])

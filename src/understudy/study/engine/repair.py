@@ -31,7 +31,7 @@ def repair(jobs: Sequence[Job], out: Path) -> list[Job]:
     redone: dict[str, Job] = {}
     for job in jobs:
         folder = job_folder(out, job)
-        wrong = damage(folder) if (folder / DONE).exists() else ""
+        wrong = damage(folder) if os.path.lexists(folder / DONE) else ""
         needs = next((redone[before].name for _, before in job.inputs if before in redone), "")
         if wrong or (needs and folder.exists()):
             redone[job.id] = job
