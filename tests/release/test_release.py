@@ -322,6 +322,79 @@ def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+EVALUATED = {
+    "patients": 8, "repeats": 1, "baseline_dice": 0.7, "evidence": "weak",
+    "comparisons": [{"label": "Synthetic", "training": "synthetic", "relative_dice": 0.83, "low": 0.7, "high": 0.91}],
+}  # fmt: skip
+
+
+def test_the_first_line_says_what_is_known_of_usefulness(inputs: dict[str, Path], tmp_path: Path) -> None:
+    unknown = released(inputs, tmp_path / "unknown")
+    assert "was not measured" in (unknown.path / "README.md").read_text().splitlines()[2]
+    assert "slices that show nothing pass it as well" in (unknown.path / "evidence.html").read_text()
+    known = released(inputs, tmp_path / "known", evaluation=EVALUATED)
+    assert "83 % (95 % interval 70 % to 91 %) of the Dice" in (known.path / "README.md").read_text().splitlines()[2]
+    assert "before some were taken out" in documents.usefulness(known.certificate)
+    low = [{**EVALUATED["comparisons"][0], "relative_dice": 0.15}]
+    useless = {**known.certificate, "evaluation": {**EVALUATED, "comparisons": low}}
+    assert "That is little" in documents.usefulness(useless)
+    for done in (unknown, known):
+        assert verify(done.path).problems == []
+
+
+def made_inputs(root: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Path]:
+    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    synthetic = made.synthetic_set(root / "synthetic", images, labels)
+    audit(real, real, synthetic, CONFIG).save(root / "audit")
+    return {"real": real.path, "synthetic": synthetic.path, "audit": root / "audit"}
+
+
+def test_what_could_not_be_judged_is_not_released_and_no_page_promises_more(tmp_path: Path) -> None:
+    images, labels = made.new_slices(60)
+    images[5], images[6] = images[5] // 8, 0  # faint, empty
+    done = released(made_inputs(tmp_path, images, labels), tmp_path / "out")
+    of = done.certificate["audit"]
+    assert of["unjudged"] == 2
+    left = 60 - 2 - of["flagged"] - of["alike"]
+    assert of["released"] == left == len(pd.read_parquet(done.path / "manifest.parquet"))
+    assert "2 too faint to be judged" in (done.path / "DATASHEET.md").read_text()
+    assert "No picture on this page shows" not in (done.path / "evidence.html").read_text()
+    assert verify(done.path).problems == []
+
+
+def test_copies_of_test_patients_are_not_released(tmp_path: Path) -> None:
+    images, labels = made.new_slices(60)
+    real = made.real_set(tmp_path / "same", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    for i, row in enumerate([*real.rows(split="test")[:3], *real.rows(split="val")[:2]]):
+        images[i] = real.read([row])[0][0]
+    inputs = made_inputs(tmp_path, images, labels)
+    with pytest.raises(UnderstudyError, match="approve_with_removal"):
+        released(inputs, tmp_path / "out", decision=decision(decision="approve"))
+    done = released(inputs, tmp_path / "out")
+    assert done.certificate["audit"]["leaked"] + done.certificate["audit"]["flagged"] >= 5
+    assert done.certificate["audit"]["released"] <= 55
+    assert "copies of held-out patients" in (done.path / "DATASHEET.md").read_text()
+    ids = pd.read_csv(done.ids)
+    assert not set(ids.iloc[:, -1]) & set(range(5))
+
+
+def test_nothing_but_copies_is_refused_in_these_words(tmp_path: Path) -> None:
+    real = made.real_set(tmp_path / "same", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    images, labels = real.read(real.rows(split="train")[:60])
+    images[58:] = 0
+    with pytest.raises(UnderstudyError, match="refused: 58 of 60 slices are copies, and the other 2 have too little"):
+        released(made_inputs(tmp_path, images, labels), tmp_path / "out")
+
+
+def test_thresholds_that_came_late_are_marked_everywhere(inputs: dict[str, Path], tmp_path: Path) -> None:
+    limits = {"quantile": 0.95, "most_flagged": 0.2, "set_on": "2020-01-01", "before_looking": False}
+    done = released(inputs, tmp_path / "out", decision=decision(thresholds=limits))
+    for name in ("README.md", "DATASHEET.md", "croissant.json", "evidence.html", "aida.md", "ro-crate-metadata.json"):
+        assert "The thresholds were set AFTER the audit" in (done.path / name).read_text(), name
+    assert verify(done.path).problems == []
+    assert CliRunner().invoke(app, ["verify", str(done.path)]).exit_code == 3
+
+
 def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(tmp_path: Path) -> None:
     real = made.real_set(tmp_path / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
     images, labels = made.new_slices(150)
@@ -371,6 +444,15 @@ def test_forms_name_all_that_is_left(tmp_path: Path) -> None:
     (tmp_path / "about.yaml").write_text(filled[0])
     with pytest.raises(UnderstudyError, match=r"about.yaml, line 2(?s:.*)quotes"):
         read_form(tmp_path / "about.yaml", About)
+    wrong = texts[1].replace("decision: TODO", "decision: maybe").replace("most_flagged: TODO", "most_flagged: 3")
+    (tmp_path / "decision.yaml").write_text(wrong.replace("set_on: TODO", "set_on: soon"))
+    with pytest.raises(UnderstudyError) as caught:
+        read_form(tmp_path / "decision.yaml", Decision)
+    said_of = dict(line.strip().split(": ", 1) for line in caught.value.what.splitlines()[1:])
+    assert said_of["decision"] == "should be 'approve', 'approve_with_removal' or 'refuse' (given: maybe)"
+    assert said_of["thresholds.most_flagged"] == "should be 1 or less (given: 3)"
+    assert said_of["thresholds.set_on"] == "should be a date such as 2026-01-31 (given: soon)"
+    assert said_of["thresholds.before_looking"] == "still to be filled in"
     answers = {"short_name": "A", "source_terms_allow_release": "true"}
     text = re.sub(r"(?m)^(\w+): TODO", lambda m: f"{m[1]}: {answers.get(m[1], 'words')}", texts[0])
     (tmp_path / "about.yaml").write_text(text.replace("- TODO", "- words"))

@@ -14,6 +14,7 @@ from understudy.memorization.comparison import Comparison, Search, compare, side
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
 from understudy.memorization.controls import COPY, Controls, run_controls, scores_of
+from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import nearest
 from understudy.memorization.verdict import Findings, Verdict
@@ -81,7 +82,8 @@ def audit(
 ) -> AuditResult:  # fmt: skip
     """Are synthetic slices copies of training slices? With controls, judged by what held-out patients show.
 
-    A slice is flagged if hardly any held-out slice is as near to the training set.
+    A slice is flagged if hardly any held-out slice is as near to the training set. Copies of held-out patients are
+    searched for in the same way (`leaks`).
 
     Args:
         train, held_out: sets on disk or in memory, uint8 [N, C, H, W], that name their patients; or one prepared set
@@ -111,25 +113,27 @@ def audit(
     config = config or AuditConfig.model_validate(fields)
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        shown = name not in ("planted", "faint")
+        shown = name in ("heldout", "synthetic")
         # a folder each, since a search clears the parts of another one from its folder
         folder = work_dir / name if work_dir else None
         options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
         return nearest(part, among, **config.search(shown), **options)
 
     comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
-    _, decided, numbers = judge(comparison, search, device, work_dir)
+    leaks = find_leaks(comparison.parts, config, search)
+    _, decided, numbers = judge(comparison, leaks, search, device, work_dir)
     training, heldout, _ = comparison.judged
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
     scores = comparison.heldout.filter(regex=r"^row$|\.score$")  # what p-values can be worked out from again
     scores.insert(1, "patient", heldout.patients)
-    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, comparison.slices)
+    slices = leaks.marked(comparison.slices)
+    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, slices)
 
 
 def judge(
-    comparison: Comparison, search: Search, device: str = "cpu", work_dir: Path | None = None
+    comparison: Comparison, leaks: Leaks, search: Search, device: str = "cpu", work_dir: Path | None = None
 ) -> tuple[Controls, Verdict, dict[str, Any]]:
     """The controls of a comparison, the verdict, and what audit.json says of it, but for membership inference."""
 
@@ -139,8 +143,9 @@ def judge(
     null = comparison.main.null
     controls = run_controls(comparison.judged.training, null, search_planted, comparison.config, work_dir)
     findings = comparison.findings(controls)
-    decided = verdict(findings)
-    return controls, decided, _numbers(comparison, findings, decided) | {"within": _repeats(comparison, device)}
+    decided = leaks.joined(verdict(findings))
+    numbers = _numbers(comparison, findings, decided, leaks)
+    return controls, decided, numbers | {"within": _repeats(comparison, device)}
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def refused(error: UnfitSets) -> dict[str, Any]:
     return {"format": FORMAT, "software_version": __version__, "verdict": decided.as_dict(), "refusal": error.what}
 
 
-def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> dict[str, Any]:
+def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks: Leaks) -> dict[str, Any]:
     """The content of audit.json."""
     config, null, hits, concentrated = comparison.config, comparison.main.null, findings.hits, findings.concentration
     quantile = config.quantile
@@ -192,6 +197,7 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> di
             "hit": len(hits), "of": findings.training, "worst": next(iter(hits.items()), None), "counts": hits,
         },
         "concentration": concentrated.as_dict() if concentrated else None,
+        "leaks": leaks.as_dict(),
         "more_views": _more_views(comparison),
         "controls": findings.controls.as_dict(),
         "within": None,

@@ -16,6 +16,7 @@ from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints
 from understudy.memorization.controls import Controls
+from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.perform import FORMAT, judge
 from understudy.memorization.search import nearest
 from understudy.memorization.verdict import Verdict
@@ -26,7 +27,7 @@ from understudy.slices import SliceSet, SliceWriter
 
 MEMORY = 1 << 28  # bytes of a search after the audit; the result does not depend on it
 # what audit.json states and a release rests on; the verdict's words are written anew
-_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "controls", "within")
+_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "leaks", "controls", "within")
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 
@@ -38,12 +39,22 @@ class Screened:
     kept: int
     flagged: int  # taken out because they are flagged
     alike: int  # taken out because they are near-duplicates of a flagged one
+    leaked: int = 0  # taken out because they are copies of patients held out for validation or test
+    unjudged: int = 0  # taken out because they have too little contrast to be judged
+
+    def words(self) -> str:
+        """E.g. "3 flagged, 1 near-duplicate of them and 2 that could not be judged"."""
+        named = {
+            "flagged": self.flagged, "copies of held-out patients": self.leaked,
+            "near-duplicates of these": self.alike, "too faint to be judged": self.unjudged,
+        }  # fmt: skip
+        return ", ".join(f"{number:,} {name}" for name, number in named.items() if number or name == "flagged")
 
 
 def screen(
     synthetic: SliceSet, audit_dir: str | Path, out: str | Path, device: str = "cpu", progress: bool = False
 ) -> tuple[SliceSet, Screened]:
-    """Writes the slices of a set that its audit leaves: neither flagged nor near-duplicates of flagged ones.
+    """Writes the slices of a set that its audit judged and left: neither flagged nor near-duplicates of flagged ones.
 
     `out`: folder of the new set; its index keeps all columns, and `row_before` says where a slice was. Raises
     `UnderstudyError` for an audit of another set or without controls, nothing left, other things at `out`.
@@ -59,27 +70,40 @@ def screen(
     if numbers["sets"]["synthetic"]["content_hash"] != synthetic.content_hash:
         what = "the audit is of another synthetic set, or the set was changed since"
         raise UnderstudyError(what, where=audit_dir, fix="audit this set first")
-    flagged = np.flatnonzero(read_table(Path(audit_dir) / "p_values.parquet", "flagged")["flagged"].to_numpy(bool))
-    alike = near_duplicates(synthetic, flagged, numbers, device, progress)
-    kept = rows_left(synthetic, flagged, alike)
-    done = Screened(len(synthetic), len(kept), len(flagged), len(alike))
+    table = read_table(Path(audit_dir) / "p_values.parquet", "flagged", "judged", "leaked")
+    kept, done = rows_left(synthetic, table, numbers, device, progress)
     identity = {"source": synthetic.content_hash, "kept": kept.tolist()}
     s = synthetic
     writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes, identity, replace=True)
     for rows, images, labels in synthetic.blocks(kept[writer.done :]):
         writer.append(images, labels, synthetic.index.iloc[rows].assign(row_before=rows))
-    attrs = {k: v for k, v in synthetic.attrs.items() if k != "software_version"}
-    return writer.close(**attrs, screened={**asdict(done), "content_hash_before": synthetic.content_hash}), done
+    attrs = {k: v for k, v in synthetic.attrs.items() if k not in ("software_version", "screened")}
+    earlier, record = synthetic.attrs.get("screened") or {}, asdict(done)
+    record |= {k: record[k] + int(earlier.get(k, 0)) for k in ("flagged", "alike", "leaked", "unjudged")}
+    record |= {"before": earlier.get("before", done.before), "content_hash_before": synthetic.content_hash}
+    return writer.close(**attrs, screened=record), done
 
 
-def rows_left(synthetic: SliceSet, flagged: Ints, alike: Ints) -> Ints:
-    """Rows that are neither flagged nor near-duplicates of flagged ones; raises `UnderstudyError` if there are none."""
-    kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
+def rows_left(
+    synthetic: SliceSet, table: pd.DataFrame, numbers: dict[str, Any], device: str, progress: bool
+) -> tuple[Ints, Screened]:
+    """Rows that were judged, are no copies and no near-duplicates of copies; raises `UnderstudyError` if none is left.
+
+    `table`: of p_values.parquet, `numbers`: of audit.json.
+    """
+    flagged, leaked = table["flagged"].to_numpy(bool), table["leaked"].to_numpy(str) != ""
+    copies = np.flatnonzero(flagged | leaked)
+    alike = near_duplicates(synthetic, copies, numbers, device, progress)
+    rest = np.setdiff1d(np.arange(len(synthetic)), np.union1d(copies, alike))
+    kept = rest[table["judged"].to_numpy(bool)[rest]]
+    counts = int(flagged.sum()), len(alike), int((leaked & ~flagged).sum()), len(rest) - len(kept)
+    done = Screened(len(synthetic), len(kept), *counts)
     if not len(kept):
-        what = f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release"
+        what = f"refused: {len(copies) + len(alike):,} of {len(synthetic):,} slices are copies"
+        what += f", and the other {len(rest):,} have too little contrast to be judged" if len(rest) else ""
         fix = "train the generator on more patients, sample and audit again"
         raise UnderstudyError(what, where=synthetic.path, fix=fix)
-    return kept
+    return kept, done
 
 
 def near_duplicates(synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any], device: str, progress: bool) -> Ints:
@@ -107,8 +131,10 @@ def read_audit(folder: str | Path) -> dict[str, Any]:
     check_opened(Path(folder))
     numbers: dict[str, Any] = read_json(Path(folder) / "audit.json")
     if numbers.get("format") != FORMAT or not numbers.get("controls"):
-        why = f": {numbers['refusal']}" if numbers.get("refusal") else ""
-        raise UnderstudyError(f"this is no audit with its controls{why}", where=folder, fix=_AGAIN)
+        if numbers.get("refusal"):  # its headline says what to do
+            said = str(numbers["verdict"]["headline"])
+            raise UnderstudyError("the search for copies could not be made", where=folder, fix=said)
+        raise UnderstudyError("this is no audit with its controls", where=folder, fix=_AGAIN)
     return numbers
 
 
@@ -126,6 +152,7 @@ class Recheck:
 
     numbers: dict[str, Any]  # as in audit.json, but for the views for information and membership inference
     found: Comparison  # what the searches found now
+    leaks: Leaks
     controls: Controls
 
     @property
@@ -135,21 +162,18 @@ class Recheck:
     @property
     def table(self) -> pd.DataFrame:
         """As p_values.parquet: row, judged, flagged, p, ..."""
-        return self.found.slices
+        return self.leaks.marked(self.found.slices)
 
     @property
     def concentration(self) -> Concentration | None:
         return self.found.concentration
 
     def rest(self, kept: Ints, screened: bool = True) -> Verdict:
-        """The verdict on these rows; if they were not `screened` by this audit, they are all rows.
+        """The verdict on these rows; if they were not `screened` by this audit, they are all that could be judged.
 
-        Its sentences name no patients that were hit. Raises `UnderstudyError` if none of the rows can be judged.
+        Its sentences name no patients that were hit.
         """
-        if not np.isin(kept, self.found.main.part.rows).any():
-            what = "no slice that is left can be judged"
-            raise UnderstudyError(what, where="audit", fix="sample and audit more slices")
-        return verdict(self.found.findings(self.controls, kept, screened))
+        return self.leaks.kept(kept).joined(verdict(self.found.findings(self.controls, kept, screened)))
 
 
 def recheck(
@@ -179,23 +203,24 @@ def recheck(
         release_memory()
         return found
 
-    found = compare(parts, config, search)
-    _check_p_values(folder / "p_values.parquet", found.slices)
-    controls, _, numbers = judge(found, search, device)
+    found, leaks = compare(parts, config, search), find_leaks(parts, config, search)
+    _check_p_values(folder / "p_values.parquet", leaks.marked(found.slices))
+    controls, _, numbers = judge(found, leaks, search, device)
     numbers = plain(numbers)
     told = [{name: of[name] for name in _STATED} | {"verdict": of["verdict"]["kind"]} for of in (recorded, numbers)]
     if place := _difference(told[0], told[1], "")[1:]:
         what = f"audit.json states another `{place}` than these slices give: it was changed, or is another version's"
         raise UnderstudyError(what, where=folder / "audit.json", fix=_AGAIN)
-    return Recheck(numbers, found, controls)
+    return Recheck(numbers, found, leaks, controls)
 
 
 def _check_p_values(path: Path, table: pd.DataFrame) -> None:
     if not path.is_file():
         raise UnderstudyError("the audit has no p-values", where=path, fix=_AGAIN)
-    stored = read_table(path, "judged", "flagged", "p")
+    stored = read_table(path, "judged", "flagged", "leaked", "p")
     same = len(stored) == len(table) and all(
-        name in stored and stored[name].astype(bool).equals(table[name].astype(bool)) for name in ("judged", "flagged")
+        name in stored and stored[name].astype(bool).equals(table[name].astype(bool))
+        for name in ("judged", "flagged", "leaked")
     )
     if not same or not np.allclose(stored["p"], table["p"], rtol=0, atol=1e-9, equal_nan=True):
         what = "the audit's p-values are not those of these slices: they were changed, or are of another audit"

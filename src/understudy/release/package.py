@@ -64,7 +64,7 @@ class Released:
 def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
     override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
-    order: int | None = None, key: Path | None = None,
+    order: int | None = None, evaluation: dict[str, Any] | None = None, key: Path | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -73,6 +73,7 @@ def release_slices(
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
         order: seed of the order of the slices, in which they are numbered anew; None: one that nobody knows.
+        evaluation: Dice of segmenters trained with the slices (`study.released.dice_of`); None: not measured.
         key: private key of SSH, by which the package is signed.
     """
     if layout not in LAYOUTS:
@@ -94,6 +95,7 @@ def release_slices(
         certificate = {
             **_certificate("slices", about, decision, cleared, folder),
             "layout": layout,
+            "evaluation": evaluation,
             "data": {
                 **head,
                 "slices": len(slices),

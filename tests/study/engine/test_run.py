@@ -110,7 +110,7 @@ def test_an_interruption_ends_the_run_and_the_next_one_continues(tmp_path: Path)
     plan = make_plan(study())
     with pytest.raises(Interrupted):
         run(plan, tmp_path / "out", Stages(sample=Interrupted("stopped")))
-    assert study_status(tmp_path / "out").set_index("stage").loc["sample", "state"] == "waiting"
+    assert study_status(tmp_path / "out").set_index("stage").loc["sample", "state"] == "stopped"
     stages = Stages()
     assert run(plan, tmp_path / "out", stages).complete
     assert stages.ran == [job.stage for job in plan.jobs[3:]]
@@ -236,12 +236,22 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
     (model / "history.jsonl").write_text('{"kimg": 1.0, "loss_d": 0.5}\n{"kimg": 2.0, "loss_d": 0.25}\n{"kimg": 3.')
     (job_folder(out, plan.jobs[2]) / "heartbeat.json").write_text('{"seconds": 12.5, "restarts": 1}')
     row = study_status(out).set_index("stage").loc["generator"]
-    assert (row["state"], row["seconds"], row["detail"]) == ("waiting", 12.5, "kimg 2, loss_d 0.25")
+    assert (row["state"], row["seconds"], row["detail"]) == ("stopped", 12.5, "kimg 2, loss_d 0.25")
     told = {"what": "training", "done": 450, "total": 1000, "unit": "images", "rate": 109.2, "figures": "loss_d 0.2"}
     write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 1, "progress": told})
     with locked(job_folder(out, plan.jobs[2])):
         row = study_status(out).set_index("stage").loc["generator"]
     assert (row["state"], row["detail"]) == ("running", "training 45 %, 109 images/s, loss_d 0.2")
+
+
+def test_a_stopped_training_says_how_far_it_was(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    told = {"what": "training", "done": 17, "total": 100, "unit": "images", "rate": 1.0, "figures": ""}
+    write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 9, "progress": told})
+    table = study_status(out).set_index("stage")
+    assert (table.loc["generator", "state"], table.loc["generator", "detail"]) == ("stopped", "at 17 %")
+    assert table.loc["sample", "state"] == "waiting"
 
 
 def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def validated(model: type[Model], content: dict[str, Any], lines: Lines, name: str) -> Model:
     """The content of the file `name` as a model; an UnderstudyError with all problems and their lines."""
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context={"file": name})  # which is stricter about names
     except ValidationError as error:
         each = list(dict.fromkeys(problems_of(error, model, lines)))
         if (left := error.error_count() - _SHOWN) > 0:

@@ -138,6 +138,7 @@ class Heartbeat:
         self._path = folder / "heartbeat.json"
         first = {"seconds": 0.0, "processor_seconds": 0.0, "peak_rss_mb": 0.0, "restarts": -1}
         self._before = first | read_quietly(self._path)
+        self._progress: dict[str, Any] | None = None  # the last that was told, for one who looks after a stop
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -172,7 +173,8 @@ class Heartbeat:
             wait = HEARTBEAT_EVERY
 
     def _write(self) -> None:
-        beat = {"pid": os.getpid(), "host": platform.node(), **self.account, "progress": latest()}
+        self._progress = latest() or self._progress
+        beat = {"pid": os.getpid(), "host": platform.node(), **self.account, "progress": self._progress}
         # A full disk must not end a training that may still be able to finish; the stage itself reports it.
         with contextlib.suppress(UnderstudyError, OSError):
             write_json(self._path, beat)

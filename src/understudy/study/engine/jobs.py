@@ -30,7 +30,7 @@ from understudy.io.seals import DONE, Damaged, check_seal, damage, read_done
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
-State = Literal["done", "running", "failed", "waiting", "damaged"]
+State = Literal["done", "running", "stopped", "failed", "waiting", "damaged"]
 
 
 _ORPHAN = re.compile(r"\..+\.\d+\.tmp")  # name, number of the process
@@ -168,12 +168,14 @@ def read_failed(folder: Path) -> dict[str, Any]:
 
 
 def state_of(folder: Path) -> State:
-    """What the files of a job say about it; "waiting" also for one that was interrupted."""
+    """What the files of a job say about it."""
     if os.path.lexists(folder / DONE):
         return "done"
     if is_locked(folder):
         return "running"
-    return "failed" if (folder / "failed.json").is_file() else "waiting"
+    if (folder / "failed.json").is_file():
+        return "failed"
+    return "stopped" if (folder / "heartbeat.json").is_file() else "waiting"
 
 
 @contextlib.contextmanager
@@ -235,8 +237,11 @@ def study_status(out: str | Path, verify: bool = False) -> pd.DataFrame:
         failed = read_failed(folder) if state == "failed" else {}
         account = done or read_quietly(folder / "heartbeat.json")
         state, detail = "damaged" if wrong else state, wrong or str(failed.get("message", "")).split("\n")[0]
-        if state in ("running", "waiting"):
-            detail = _training_figures(folder, account.get("progress") if state == "running" else None)
+        if state == "running":
+            detail = _training_figures(folder, account.get("progress"))
+        elif state == "stopped":
+            share, figures = _share(account.get("progress") or {}), _training_figures(folder, None)
+            detail = ", ".join(words for words in (share and f"at{share}", figures) if words)
         rows.append({
             "stage": job.stage, "id": job.id, "name": job.name, "state": state, "seconds": account.get("seconds"),
             "estimate": job.seconds, "peak_rss_mb": account.get("peak_rss_mb"), "restarts": account.get("restarts"),
@@ -251,10 +256,15 @@ def memory_words(done: dict[str, Any]) -> str:
     return "; ".join(f"{what}: {how}" for what, how in done.get("memory", {}).items())
 
 
+def _share(progress: dict[str, Any]) -> str:
+    """Of a heartbeat's progress: " 45 %", or ""."""
+    return f" {100 * progress['done'] / progress['total']:.0f} %" if progress.get("total") else ""
+
+
 def _training_figures(folder: Path, progress: dict[str, Any] | None) -> str:
     """Of a heartbeat, e.g. "training generator 45 %, 109 images/s, loss_d 0.5"; else the last line of its history."""
     if progress:
-        share = f" {100 * progress['done'] / progress['total']:.0f} %" if progress.get("total") else ""
+        share = _share(progress)
         rate = f"{progress['rate']:.3g} {progress['unit']}/s"
         return ", ".join(words for words in (f"{progress['what']}{share}", rate, progress.get("figures", "")) if words)
     for history in sorted(folder.rglob("history.jsonl"))[:1]:

@@ -15,7 +15,6 @@ from understudy.runtime.checkpoints import time_limit
 from understudy.runtime.memory import release_memory
 from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog, RunResult
-from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
 from understudy.study.engine.jobs import (
@@ -32,7 +31,8 @@ from understudy.study.engine.jobs import (
 )
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
-from understudy.study.engine.publish import publish
+from understudy.study.engine.preview import estimated_here
+from understudy.study.engine.publish import link_results, publish
 from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
@@ -77,7 +77,7 @@ def run_study(
     """
     if devices > 1:
         usable_devices(device, devices)
-    plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
+    plan = study if isinstance(study, Plan) else estimated_here(make_plan(study), Path(out), device, workers)[0]
     wanted, table = plan.until(until), stages or stage_functions()
     if (seen := _looked_at(wanted, Path(out))) is not None:
         return seen
@@ -118,7 +118,7 @@ def _looked_at(wanted: Plan, out: Path) -> RunResult | None:
     place = out / last.local.get("publish", "")
     if (place / "report.html").is_file():
         result.page = place / "report.html"
-        result.answer = str((read_done(job_folder(out, last)) or {})["results"].get("answer", ""))
+        result.answer = (read_done(job_folder(out, last)) or {})["results"].get("answer", {})
     return result
 
 
@@ -229,13 +229,14 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
 def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -> None:
     """Copies the reports that are done to where the user looks for them; makes one of what is there (if `partly`) when
     jobs have failed for good."""
+    link_results(wanted.jobs, wanted.cohort_of, result.out)
     for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
         folder, place = job_folder(result.out, job), result.out / job.local.get("publish", "")
         if job.stage not in ("report", "overview") or (done := read_done(folder)) is None:
             continue
         publish(folder, place)
         if result.complete and job is wanted.jobs[-1]:
-            result.page, result.answer = place / "report.html", str(done["results"].get("answer", ""))
+            result.page, result.answer = place / "report.html", done["results"].get("answer", {})
     evaluated = any(job.stage == "evaluate" for job in (*result.done, *result.reused))
     if partly and result.failed and until == "report" and evaluated:
         try:
