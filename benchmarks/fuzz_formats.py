@@ -9,6 +9,7 @@ used as the commands use it. By itself it imports hostile checkpoints, the last 
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import resource
@@ -210,6 +211,23 @@ def make_sets(root: Path) -> None:
 
     toys.slice_set(root / "set", 12)
     toys.volume_set(root / "volumes")
+
+
+def change_set(root: Path, rng: Rng) -> None:
+    """Any file; half of the time the seals do not know, as those of another program, so that parsers are tried, too."""
+    unsealed, meta = rng.random() < 0.5, root / "set" / "zarr.json"
+    if unsealed:
+        content = json.loads(meta.read_text())
+        del content["attributes"]["files"], content["attributes"]["seal"]
+        meta.write_text(json.dumps(content))
+    change_one(root, rng)
+    listed = root / "volumes" / "volumes.json"
+    with suppress(ValueError, TypeError, KeyError, OSError, AttributeError):  # of a listing that was changed itself
+        content = json.loads(listed.read_text())
+        unsealed and content.pop("seal", None)
+        for subject, patient in content["patients"].items() if unsealed else ():
+            patient["sha256"] = hashlib.sha256((root / "volumes" / f"{subject}.npz").read_bytes()).hexdigest()
+        listed.write_text(json.dumps(content))
 
 
 def use_sets(root: Path) -> str:
@@ -475,7 +493,7 @@ def use_checkpoints(root: Path) -> str:
 
 FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, Rng], None], Callable[[Path], str]]] = {
     "arrays": (make_arrays, change_one, use_arrays),
-    "sets": (make_sets, change_one, use_sets),
+    "sets": (make_sets, change_set, use_sets),
     "generators": (make_generators, change_one, use_generators),
     "segmenters": (make_segmenters, change_one, use_segmenters),
     "weights": (make_weights, change_one, use_weights),

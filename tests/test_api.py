@@ -186,3 +186,14 @@ def test_images_of_others_are_read_with_named_arguments(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.labels, real.labels)
     with pytest.raises(us.UnderstudyError):
         us.read(tmp_path / "in", tmp_path / "out2", resoluton=16)
+
+
+def test_copies_of_test_patients_are_left_out_of_an_evaluation_and_named() -> None:
+    real = blobs()
+    train, _, test = real.split()
+    images, labels = np.concatenate([test.images, train.images]), np.concatenate([test.labels, train.labels])
+    fake = us.SliceSet.from_arrays(images, labels, channels=real.channels, classes=real.classes)
+    found = us.evaluate(real=real, synthetic=fake, segmenter=us.UNet(**UNET))
+    assert found.leaked == tuple(range(len(test)))
+    assert "withheld" in repr(found)
+    assert f"{len(found.leaked)} synthetic slices are copies of test patients" in repr(found)

@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from understudy import __version__, cli
-from understudy.cli.base import Command, Group
+from understudy.cli.base import TASKS, Command, Group
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
@@ -31,7 +31,7 @@ STUDY = """
 name: little
 phantom: {patients: 4, shape: [16, 16, 12]}
 slices: {resolution: 16}
-generators: {g: {samples: 10, model: {z_dim: 8, w_dim: 8, channel_base: 64, channel_max: 4}}}
+generators: {stylegan2: {samples: 10, model: {z_dim: 8, w_dim: 8, channel_base: 64, channel_max: 4}}}
 segmenters: {unet: {model: {width: 4}, training: {samples: 64}}}
 repeats: 2
 """
@@ -138,7 +138,7 @@ def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
     assert (one["workers"], two["workers"]) == (1, 2)
     assert one["elapsed_seconds"] == pytest.approx(one["seconds"], abs=0.1)
     assert one["seconds"] / 2 < two["elapsed_seconds"] < one["elapsed_seconds"]
-    assert planned["setting_ids"] == ["real.unet.aug", "synthetic-g.unet.aug", "both-g.unet.aug"]
+    assert planned["setting_ids"] == ["real.unet.aug", "synthetic-stylegan2.unet.aug", "both-stylegan2.unet.aug"]
     assert {entry["state"] for entry in planned["list"]} == {"waiting"}
     assert not (tmp_path / "out").exists()
 
@@ -357,6 +357,19 @@ def test_the_list_of_commands_shows_whole_sentences() -> None:
             first = " ".join(command.help.split()).split(". ")[0].rstrip(".")
             assert first in shown, words
     assert "..." not in shown.replace("[ARGS]...", "")
+
+
+def test_commands_are_listed_by_task_and_every_one_takes_quiet() -> None:
+    shown = invoke("--help").output
+    places = [shown.index(f"{title}:") for title in TASKS.values()]
+    assert places == sorted(places)
+    parts = dict(zip(TASKS, (shown[a:b] for a, b in zip(places, [*places[1:], None], strict=True)), strict=True))
+    for topic, command in {"study": "run", "segmentation": "evaluate", "release": "verify", "data": "export"}.items():
+        assert f"\n  {command} " in parts[topic]
+    assert "--install-completion" in shown
+    for words, command in all_commands():
+        if not isinstance(command, Group):
+            assert "--quiet" in {option for parameter in command.params for option in parameter.opts}, words
 
 
 def test_a_mistyped_command_is_told_the_right_one() -> None:

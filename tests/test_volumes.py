@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from understudy.errors import UnderstudyError
-from understudy.slices import evenly_coded
+from understudy.io.files import read_json, write_json
+from understudy.io.seals import Damaged
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
 from understudy.volumes import SliceGeometry, TestVolume, VolumeSet, VolumeWriter
 
 
@@ -90,3 +93,45 @@ def test_volume_store_round_trip(tmp_path: Path) -> None:
     assert len(first) < volume.images.nbytes + volume.truth.nbytes  # compressed
     writer.write(volume)
     assert (tmp_path / "p1.npz").read_bytes() == first  # no dates in it
+
+
+@pytest.mark.parametrize("geometry", [{"rows": 1 << 31}, {"padded": 1 << 20}, {"columns": -3}, {"height": 0}])
+def test_sizes_that_no_volume_has_are_refused_before_room_is_made(geometry: dict[str, int], tmp_path: Path) -> None:
+    volume = TestVolume(
+        "p1", "", "test", images=np.zeros((2, 1, 16, 16), np.uint8), kept=np.ones(2, bool), spacing=(1.0, 1.0, 1.0),
+        truth=np.zeros((2, 16, 16), np.uint8), geometry=SliceGeometry.fit(16, 16, 16), affine=np.eye(4),
+    )  # fmt: skip
+    writer = VolumeWriter(tmp_path, ["T1w"], evenly_coded({1: "lesion"}))
+    writer.write(volume)
+    writer.close()
+    content = json.loads((tmp_path / "volumes.json").read_text())
+    for patient in content["patients"].values():
+        patient["geometry"] |= geometry
+    del content["seal"]
+    (tmp_path / "volumes.json").write_text(json.dumps(content))
+    with pytest.raises(UnderstudyError):
+        VolumeSet.open(tmp_path).read("p1")
+
+
+CHANGED = {"channels": ["FLAIR", "T1w"], "axes": ["R", "A"], "spacing": [9, 9, 9], "patients": {}}
+
+
+@pytest.mark.parametrize("field", ["channels", "axes", "patients"])
+def test_what_gives_the_numbers_of_volumes_their_meaning_is_sealed(tmp_path: Path, field: str) -> None:
+    writer = VolumeWriter(tmp_path, ("T1w", "FLAIR"), evenly_coded({1: "lesion"}), ("L", "P"))
+    place = writer.close().path / "volumes.json"
+    write_json(place, {**read_json(place), field: CHANGED[field] or {"p": {}}})
+    with pytest.raises(Damaged, match="changed or damaged"):
+        VolumeSet.open(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["channels", "axes", "spacing"])
+def test_what_gives_the_numbers_of_slices_their_meaning_is_sealed(tmp_path: Path, field: str) -> None:
+    """Names of channels turned round, other directions, another spacing."""
+    writer = SliceWriter(tmp_path / "set", ("T1w", "FLAIR"), evenly_coded({1: "lesion"}), 8, (1, 1, 1), ("L", "P"))
+    writer.append(np.zeros((1, 2, 8, 8), np.uint8), np.zeros((1, 8, 8), np.uint8), [{"id": "a"}])
+    place = writer.close().folder / "zarr.json"
+    said = read_json(place)
+    write_json(place, {**said, "attributes": {**said["attributes"], field: CHANGED[field]}})
+    with pytest.raises(Damaged, match="changed or damaged"):
+        SliceSet.open(tmp_path / "set")

@@ -157,7 +157,7 @@ class Generator:
 
     @staticmethod
     def open(folder: str | Path, device: str = "auto") -> Generator:
-        """A trained generator of any kind, e.g. `jobs/generator-.../model` of a study."""
+        """A trained generator of any kind, e.g. `OUT/generators/NAME` of a study."""
         from understudy.generators.registry import load_generator
 
         config = load_generator(folder)[1]
@@ -317,12 +317,14 @@ class Evaluation:
         interval: its 95 % interval, bootstrap over patients.
         dice: mean Dice of each training ("real", "synthetic", "both").
         rows: raw results, one row a training, patient and class.
+        leaked: rows of the synthetic set that are copies of test patients, on which nothing was trained.
     """
 
     relative_dice: float
     interval: tuple[float, float]
     dice: Mapping[str, float]
     rows: pd.DataFrame
+    leaked: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -330,6 +332,9 @@ class Evaluation:
         answer = f"relative Dice {percent(self.relative_dice)}, 95 % interval {percent(low)} to {percent(high)}"
         if np.isnan(self.relative_dice):
             answer = "not answered: real slices teach the network too little, train it for longer"
+        if self.leaked:
+            found = f"{len(self.leaked)} synthetic slices are copies of test patients (rows {self.leaked[0]}, ...)"
+            answer = f"withheld: {found}; without them {answer}"
         return f"Evaluation({answer}; Dice: {means})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -365,6 +370,9 @@ def evaluate(
     Raises:
         UnderstudyError: sets that do not fit together, patients that cannot be split.
     """
+    from understudy.memorization.comparison import Sides
+    from understudy.memorization.config import AuditConfig
+    from understudy.memorization.leaks import find_leaks, searched
     from understudy.metrics.overlap import apply_policy
     from understudy.metrics.scores import score_volume
     from understudy.metrics.statistics import relative_dice, summarise
@@ -382,6 +390,11 @@ def evaluate(
     if not (len(train) and len(test)):
         what = f"real has no slices of {'test' if len(train) else 'training'} patients{only_parts(real)}"
         raise UnderstudyError(what, where=real.path, fix="give the whole set as real: it is split here")
+    parts = Sides(part_of("training", train), part_of("held-out", test), part_of("synthetic", synthetic))
+    config = AuditConfig()
+    leaked = find_leaks(parts, config, searched(config, "cpu", progress)).rows
+    if len(leaked):
+        synthetic = synthetic.subset(np.setdiff1d(np.arange(len(synthetic)), leaked))
     sets = {"real": (train, None), "synthetic": (None, synthetic), "both": (train, synthetic)}
     rows: list[dict[str, Any]] = []
     for name in ("real", "synthetic", "both")[: 3 if both else 2]:
@@ -399,7 +412,7 @@ def evaluate(
     value = estimate.value if means["real"] >= POOREST_BASELINE else float("nan")
     # no distances: slices may be any, in any order
     shown = [c for c in table if not str(c).startswith(("hd", "diagonal"))]
-    return Evaluation(value, (estimate.low, estimate.high), means, table[shown])
+    return Evaluation(value, (estimate.low, estimate.high), means, table[shown], tuple(leaked.tolist()))
 
 
 def audit(

@@ -45,7 +45,11 @@ class TimeOver(Interrupted):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    try:
+        text = str(error)
+    except RecursionError:  # the text of what is nested deep
+        text = ""
+    return (text.splitlines() or [type(error).__name__])[0]
 
 
 def debugging() -> bool:

@@ -41,6 +41,19 @@ def percent(share: float | None, digits: int | None = None, space: str = " ") ->
     return f"{value:.{digits}f}{space}%"
 
 
+def size(count: float) -> str:
+    """Bytes in a unit that leaves one digit before the point.
+
+    Example:
+        >>> size(883e6), size(2.1e10), size(3400), size(12)
+        ('883.0 MB', '21.0 GB', '3.4 kB', '12 bytes')
+    """
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def duration(seconds: float | None) -> str:
     """A time span in two units; a dash for None, NaN and infinity.
 

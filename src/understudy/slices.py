@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, reading, sha256_json, writing
+from understudy.io.files import atomic_path, reading, refuse_special, sha256_json, writing
 from understudy.io.foreign import SLICES, Budget
 from understudy.io.readers import count_rows, read_table
 from understudy.io.seals import Files, check_file, check_opened, check_seal, files_of, sealed
@@ -187,12 +187,16 @@ class SliceSet:
                 fix = f"finish the job that writes {_partial(path)}"
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
         check_opened(path / "zarr.json")
+        for name in ("zarr.json", "images/zarr.json", "labels/zarr.json"):  # which zarr opens whatever they are
+            refuse_special(path / name)
         with reading(path, SLICES):
             group = zarr.open_group(str(path), mode="r")
             if group.attrs.get("format") != FORMAT:
                 raise ValueError("written by another version, or another program")
             check_seal(dict(group.attrs), path / "zarr.json")
             meta = _SetMeta.model_validate(dict(group.attrs))
+            if meta.files:
+                check_file(path, "index.parquet", meta.files)
             source = _Stored(path, group, len(meta.classes), meta.files)
             if source.shape[1] != len(meta.channels):
                 raise ValueError(f"{source.shape[1]} channels with {len(meta.channels)} names")
@@ -541,7 +545,7 @@ class SliceWriter:
             with atomic_path(stamp) as temporary:
                 temporary.write_text(self._identity)
         for part in self._parts():
-            if len(pd.read_parquet(part)) == SHARD and part == self._part(self.done):
+            if count_rows(part) == SHARD and part == self._part(self.done):
                 self.done += SHARD
             else:  # shorter, of a writer that was killed while closing
                 part.unlink()
@@ -603,7 +607,7 @@ class SliceWriter:
         with writing(self.path):
             self._images.resize((self.done, *self._shape))  # type: ignore[union-attr]
             self._labels.resize((self.done, *self._shape[1:]))  # type: ignore[union-attr]
-            index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
+            index = pd.concat([read_table(p) for p in self._parts()], ignore_index=True)
             digest = _end_hash(self._digest, index)
             recorded = {"content_hash": digest, "attrs": {"software_version": __version__, **attrs}}
             index.to_parquet(self._partial / "index.parquet", index=False)

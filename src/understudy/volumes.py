@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, sha256_file, write_json
-from understudy.io.foreign import VOLUMES
+from understudy.io.foreign import VOLUMES, Budget
 from understudy.io.readers import read_arrays
-from understudy.io.seals import AGAIN, Damaged, check_opened, file_hash
+from understudy.io.seals import AGAIN, Damaged, check_opened, check_seal, file_hash, sealed
 from understudy.slices import Described, LabelClass, Spacing
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class SliceGeometry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", self.rows or self.height)
         object.__setattr__(self, "columns", self.columns or self.width)
+        if min(self.height, self.width, self.padded, self.resolution, self.rows, self.columns) < 1:
+            raise ValueError("a slice has no pixels")
 
     @classmethod
     def fit(
@@ -212,7 +214,9 @@ class VolumeSet:
         self.path = Path(path)
         check_opened(self.path / "volumes.json")
         with reading(self.path / "volumes.json", VOLUMES):
-            meta = _Meta.model_validate(read_json(self.path / "volumes.json"))
+            said = read_json(self.path / "volumes.json", dict)
+            check_seal(said, self.path / "volumes.json")
+            meta = _Meta.model_validate(said)
         self.channels, self.classes = tuple(meta.channels), tuple(meta.classes)
         self.axes, self.frame, self._patients = meta.axes, meta.frame, meta.patients
 
@@ -239,6 +243,7 @@ class VolumeSet:
         right = [("u", z, len(self.channels), edge, edge), ("b", z), ("u", z, g.height, g.width), ("f", 4, 4)]
         if found != right or int(arrays["truth"].max(initial=0)) >= len(self.classes):
             raise VOLUMES.damaged(path, ValueError(f"arrays {found}, not {right}, or a label without a class"))
+        Budget(path, VOLUMES).spend(z * max(g.rows * g.columns, g.padded**2))
         return TestVolume(subject, meta.site, meta.split, geometry=g, spacing=meta.spacing, **arrays)
 
 
@@ -272,7 +277,7 @@ class VolumeWriter:
 
     def close(self) -> VolumeSet:
         """Writes `volumes.json`."""
-        write_json(self.path / "volumes.json", self._meta)
+        write_json(self.path / "volumes.json", sealed(self._meta))
         return VolumeSet.open(self.path)
 
 

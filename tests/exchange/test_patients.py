@@ -53,6 +53,15 @@ def test_the_table_counts() -> None:
     assert told.table() == ("14 slices of 4 patients, by name: a9 (2), a10 (1), b (3), ...; 1 to 8 each, median 2.5")
 
 
+@pytest.mark.parametrize(
+    ("subjects", "asked"),
+    [(["a"] * 9, "one patient"), (list("abc"), "as many patients as slices"), (list("aab"), ""), (["a"], "")],
+)
+def test_one_patient_or_as_many_as_slices_is_asked_about(subjects: list[str], asked: str) -> None:
+    question = Patients(subjects, "set", "so").question()
+    assert (asked in question) if asked else question == ""
+
+
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_the_table_of_any_patients_has_their_number(patients: int, each: int) -> None:
     told = Patients([f"p{k}" for k in range(patients) for _ in range(each)], "set", "so")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from small_models import small
 
 from understudy.errors import Interrupted, UnderstudyError
@@ -15,7 +16,8 @@ from understudy.generators.networks.stylegan2 import Generator, StyleGan2Config
 from understudy.generators.sample import sample_set
 from understudy.generators.training.config import StyleGan2Training
 from understudy.generators.training.loop import train
-from understudy.io.files import sha256_file
+from understudy.io.files import read_json, sha256_file, write_json
+from understudy.io.seals import Damaged
 from understudy.slices import SliceSet
 
 
@@ -84,7 +86,7 @@ def test_damaged_or_absent_generators_are_refused(model_dir: Path, tmp_path: Pat
         sample_set(tmp_path / "nothing", 5, 3, tmp_path / "s", progress=False)
     weights = model_dir / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UnderstudyError, match="cannot be loaded"):
+    with pytest.raises(UnderstudyError, match="changed or damaged"):
         sample_set(model_dir, 5, 3, tmp_path / "s", progress=False)
 
 
@@ -124,3 +126,39 @@ def test_the_sampler_of_a_diffusion_model_is_a_choice(model_dir: Path, slices: S
     assert a.content_hash != b.content_hash
     with pytest.raises(UnderstudyError, match="other samples"):
         sample_set(folder, 3, 0, tmp_path / "a", device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_weights_that_are_no_numbers_are_not_sampled(model_dir: Path, tmp_path: Path, value: float) -> None:
+    weights = safetensors.torch.load_file(model_dir / "generator.safetensors")
+    next(iter(weights.values())).view(-1)[-1] = value
+    safetensors.torch.save_file(weights, model_dir / "generator.safetensors")
+    config = read_json(model_dir / "config.json")
+    write_json(model_dir / "config.json", {**config, "sha256": {}})  # as a diverged training would have written them
+    with pytest.raises(UnderstudyError, match="NaN, infinite, or above") as caught:
+        sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
+    assert caught.value.where == str(model_dir / "generator.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_are_no_numbers_are_not_written(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Generator.sample
+    monkeypatch.setattr(Generator, "sample", lambda self, *args: original(self, *args) * np.inf)
+    with pytest.raises(UnderstudyError, match=r"samples of stylegan2-\w+ are NaN"):
+        sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_were_changed_are_neither_used_nor_taken_for_finished(
+    model_dir: Path, slices: SliceSet, small_model: StyleGan2Config, tmp_path: Path
+) -> None:
+    path = model_dir / "generator.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+    with pytest.raises(Damaged, match="changed or damaged"):
+        sample_set(model_dir, 4, 3, tmp_path / "out", device="cpu", progress=False)
+    config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False)
+    train(slices, None, small_model, config, model_dir, "cpu", progress=False)
+    assert path.read_bytes() == whole

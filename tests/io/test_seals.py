@@ -59,6 +59,32 @@ def test_any_other_file_is_named_with_its_job(job: Path, kind: str) -> None:
     assert bool(damage(job, contents=False)) == sizes_differ
 
 
+def test_a_link_to_a_model_does_not_get_round_the_seal(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "g").symlink_to(job / "model")
+    check_opened(tmp_path / "g")
+    (job / "model" / "weights").write_bytes(bytes(200))
+    with pytest.raises(Damaged, match="model/weights was changed"):
+        check_opened(tmp_path / "g")
+
+
+def test_links_to_themselves_and_names_that_are_no_text_are_damage(job: Path) -> None:
+    os.close(os.open(os.fsencode(job) + b"/\xfc", os.O_CREAT))
+    assert damage(job) == "\\xfc was added"
+    os.unlink(os.fsencode(job) + b"/\xfc")
+    (job / "model" / "weights").unlink()
+    (job / "model" / "weights").symlink_to("weights")
+    assert damage(job) == "model/weights is a link to itself"
+
+
+def test_a_folder_in_the_place_of_done_json_is_damage(job: Path) -> None:
+    (job / "done.json").unlink()
+    assert read_done(job) is None
+    (job / "done.json").mkdir()
+    with pytest.raises(Damaged, match=r"done\.json"):
+        read_done(job)
+    assert damage(job)
+
+
 def test_only_what_is_opened_is_read(job: Path) -> None:
     (job / "model" / "weights").write_bytes(b"")
     check_opened(job / "spec.json")
@@ -71,7 +97,7 @@ def test_a_file_is_hashed_again_when_it_changes_in_the_same_process(job: Path) -
     path = job / "model" / "weights"
     path.write_bytes(bytes(200))
     os.utime(path, ns=(1, 1))
-    with pytest.raises(Damaged, match="another content"):
+    with pytest.raises(Damaged, match="was changed"):
         check_sealed(job)
 
 

@@ -31,8 +31,10 @@ def test_a_screened_set_and_what_is_written_beside_it_name_no_path(tmp_path: Pat
     assert all(s["flagged"] for s in slices[:3])
     assert max(s["correlation.stacked"] or -1 for s in slices[3:]) < 1
     assert '"T1"' not in text  # whose slices they are
+    before = sorted((tmp_path / "a").rglob("*"))
     code, text = run("screen", made, "--audit", tmp_path / "a", *given, "--out", tmp_path / "kept", "--json")
     record = json.loads(text)
+    assert sorted((tmp_path / "a").rglob("*")) == before  # it may be a job of a study, which would count as damaged
     assert (code, record["before"]["kind"], record["after"]["kind"]) == (0, "copies_found", "no_sign")
     assert (record["audit_before"], record["audit_after"]) == ("a", "kept-audit")
     shared = [*(tmp_path / "kept").rglob("*.json"), *(tmp_path / "kept-audit").glob("*.*")]

@@ -98,7 +98,7 @@ def test_what_may_be_shared_names_nobody(found: AuditResult, real: SliceSet, mix
     text = (tmp_path / "a" / "audit.json").read_text() + (tmp_path / "a" / "audit.md").read_text()
     assert not any(f'"{name}' in text or f" {name}" in text for name in split_of(8, 12))
     columns = pd.read_parquet(tmp_path / "a" / "p_values.parquet").columns
-    assert set(columns) == {"row", "id", "judged", "flagged", "p", "patient_p", "p.copy", "p.stacked"}
+    assert set(columns) == {"row", "id", "judged", "flagged", "leaked", "p", "patient_p", "p.copy", "p.stacked"}
     private = {p.name for p in (tmp_path / "a" / "private").iterdir()}
     tables = {"neighbours.parquet", "heldout.parquet", "patients.csv"}
     assert private == {*tables, "README.txt", "histograms.png", "gallery.png"}
@@ -195,10 +195,11 @@ def test_a_killed_audit_continues_with_every_search(
 
     monkeypatch.setattr(perform, "nearest", counted)
     first = audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
-    assert len(compared) == 4  # held-out, synthetic, planted; synthetic with each other, which is not kept
+    # held-out, synthetic, these among held-out slices, planted; synthetic with each other, which is not kept
+    assert len(compared) == 6
     assert min(compared) > 0
     again = audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
-    assert compared[4:7] == [0, 0, 0]
+    assert compared[6:11] == [0, 0, 0, 0, 0]
     assert json.dumps(first.numbers) == json.dumps(again.numbers) == json.dumps(found.numbers)
     assert not list((tmp_path / "w").glob("planted-*"))
 
@@ -214,7 +215,7 @@ def test_planted_copies_are_kept_beside_the_audit_not_in_a_folder_of_everyone(
 
     monkeypatch.setattr(perform, "nearest", watched)
     audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
-    assert seen[2].is_relative_to(tmp_path / "w")
+    assert seen[4].is_relative_to(tmp_path / "w")
 
 
 def test_a_held_out_slice_that_is_a_training_slice_is_refused(real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:

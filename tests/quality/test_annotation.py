@@ -110,6 +110,9 @@ def test_values_and_intervals(real: SliceSet, tmp_path: Path) -> None:
     assert values["code_distance", "any", ""].synthetic == pytest.approx(2)
     assert values["code_distance_p95", "any", ""].synthetic == pytest.approx(4)
     assert found.patients == {"real": 21, "held-out": 9}
+    told = [d for d in found.distances if d.low == d.low]
+    assert len(told) > 10
+    assert all(d.low <= d.value <= d.high for d in told)  # resampled distances are larger than the distance itself
 
 
 def test_patients_are_what_is_drawn(tmp_path: Path) -> None:

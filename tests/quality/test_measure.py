@@ -17,7 +17,7 @@ from understudy.quality import metrics
 from understudy.quality.config import QualityConfig
 from understudy.quality.distances import between_features, kernel_distance
 from understudy.quality.features import FeatureCache
-from understudy.quality.measure import Row, compare, make_parts, measure, write_results
+from understudy.quality.measure import NEARER, Row, compare, make_parts, measure, write_results
 from understudy.quality.metrics import METRICS, Input, Label, Metric, Setup, Values, label_of
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
@@ -115,6 +115,18 @@ def test_a_small_synthetic_set_is_compared_with_as_many_held_out_slices(real: Sl
     whole = make_parts(slice_set(tmp_path / "many", 60, 9), real)
     rows = measure(whole, Pooled(), FeatureCache(tmp_path / "f"), config())
     assert by_metric(rows, "mean")["coverage"].floor > row.floor + 0.15
+
+
+def test_nearer_than_new_patients_is_said_of_every_distance(real: SliceSet, tmp_path: Path) -> None:
+    images, labels = real.read(real.rows(split="train"))
+    copies = SliceSet.from_arrays(images, labels, channels=real.channels, classes=real.classes)
+    rows = measure(make_parts(copies, real), Pooled(), FeatureCache(tmp_path / "f"), config())
+    distances = [row for row in rows if label_of(row.metric).better is False]
+    assert {row.metric for row in distances} >= {"frechet_distance", "kernel_distance"}
+    assert {row.note for row in distances} == {NEARER}
+    far = make_parts(slice_set(tmp_path / "far", 60, 1, shift=60), real)
+    others = measure(far, Pooled(), FeatureCache(tmp_path / "g"), config())
+    assert NEARER not in {row.note for row in others}
 
 
 def test_results_are_written(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:

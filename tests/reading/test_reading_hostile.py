@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from served_study import made_study
 
+from understudy.reading import deadline
 from understudy.reading.app import listen, make_server
 from understudy.reading.folder import open_folder
 from understudy.reading.store import Store, checked_answers
@@ -130,3 +133,49 @@ def test_a_thousand_broken_requests_on_the_wire_change_nothing_and_learn_nothing
     assert checked_answers(wire.folder)[0] == before
     assert wire.store.readers() == ["alice"]
     assert b"200 OK" in wire.request("GET", f"/r/{wire.token}/state")  # and it still serves
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ("Origin: http://HOST", 422), ("Origin: HTTP://HOST", 422), ("", 422), ("Origin: file://HOST", 403),
+        ("Origin: ftp://HOST", 403), ("Origin: //HOST", 403), ("Origin: null", 403), ("Origin: http://HOST/a", 403),
+        ("Origin: http://user@HOST", 403), ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate", 403),
+        ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: cors", 403), ("Sec-Fetch-Site: same-origin", 422),
+    ],
+)  # fmt: skip
+def test_a_post_from_elsewhere_is_refused(wire: Wire, more: str, status: int) -> None:
+    lines = more.replace("HOST", f"127.0.0.1:{wire.port}")
+    found = wire.request("POST", f"/r/{wire.token}/answers", b"{}", f"{lines}\r\n".encode() if lines else b"")
+    assert found.startswith(f"HTTP/1.1 {status} ".encode())
+    link = b"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"
+    assert wire.request("GET", f"/r/{wire.token}", more=link).startswith(b"HTTP/1.1 200 ")  # a link in a mail
+
+
+def test_requests_that_never_end_are_thrown_out(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a header, half a body, a second request on the same connection, and bytes that drip in: 48 at once."""
+    monkeypatch.setattr(deadline, "SECONDS", 1.5)
+    head = f"POST /r/{wire.token}/answers HTTP/1.1\r\nHost: 127.0.0.1:{wire.port}\r\n"
+    whole = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{wire.port}\r\n\r\n"
+    halves = [head, f"{head}Content-Length: 100\r\n\r\n{{", whole + head, "", "P"]
+    held = [socket.create_connection(("127.0.0.1", wire.port), timeout=30) for _ in range(48)]
+    for number, connection in enumerate(held):
+        connection.sendall(halves[number % len(halves)].encode())
+    for _ in range(3):
+        time.sleep(0.3)
+        for connection in held:
+            connection.sendall(b"X")
+    for connection in held:  # until the server closes; a timeout fails the test
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+        connection.close()
+    assert wire.request("GET", f"/r/{wire.token}").startswith(b"HTTP/1.1 200 ")
+    with socket.create_connection(("127.0.0.1", wire.port), timeout=30) as patient:  # whole requests are not hurried
+        for _ in range(2):
+            patient.sendall(whole.encode())
+            found = b""
+            while b"given.\n" not in found and (part := patient.recv(65536)):
+                found += part
+            assert found.startswith(b"HTTP/1.1 200 ")
+            time.sleep(2)

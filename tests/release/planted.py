@@ -32,7 +32,7 @@ from PIL import Image
 from understudy.io.shards import crc32c
 from understudy.slices import SHARD
 
-IDS = ("MR.1234.567", "P 77 Smith", "Müller_01", "patient_h0", "sub-104477", "TCGA-CS-4941")
+IDS = ("MR.1234.567", "P 77 Smith", "Müller_01", "patient_h0", "sub-104477", "TCGA-CS-4941", "204477", "123-45-6789")
 SECRETS = dict.fromkeys(IDS, "a patient's id") | {"Södersjukhuset": "a site's name", "MR.1234.567_012": "a slice's id"}
 
 # --- spellings ------------------------------------------------------------------------------------------------------
@@ -134,6 +134,11 @@ FORMS: dict[str, Callable[[str], str]] = {
     "digits, zeros before": _number(lambda d: f"000{d}"),
     "digits in groups": _number(lambda d: f"{d[:-3]} {d[-3:]}"),
     "digits with a point": _number(lambda d: f"{d[:-3]}.{d[-3:]}"),
+    "as a floating-point number": _number(lambda d: f"{d}.0"),
+    "digits, a slice's number behind": _number(lambda d: f"{d}.012"),
+    "digits in a DICOM UID": _number(lambda d: f"1.2.840.{d}.3"),
+    "a line break of HTML inside": _joined("<br>"),
+    "cells of a table between": _joined("</td> <td>"),
     "digits in letters": _number(lambda d: f"no{d}b"),
 }
 

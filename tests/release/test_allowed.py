@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_release import every_format
 from PIL import Image
 from planted import EVERYWHERE, FORMS, IDS, OF_LAYOUT, OF_MODELS, OF_SLICES, SECRETS, Plant, places
 
@@ -21,11 +20,6 @@ from understudy.release.words import Words
 from understudy.slices import SliceSet
 
 Packages = dict[str, Path]
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    return every_format(tmp_path_factory.mktemp("packages"))
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +126,19 @@ def test_a_slice_behind_the_last_one_is_refused(packages: Packages, words: Words
     (folder / "data/images/c/1/0/0").mkdir(parents=True)
     shutil.copy(other / "data/images/c/0/0/0/0", folder / "data/images/c/1/0/0/0")
     assert findings(folder, words) == ["data/images/c/1/0/0/0: something between the slices"]
+
+
+@pytest.mark.parametrize("part", ["channel", "half"])
+def test_a_part_of_a_real_slice_among_synthetic_ones(
+    packages: Packages, words: Words, real: SliceSet, tmp_path: Path, part: str
+) -> None:
+    """One channel with a changed bit, or half a slice; neither has an equal hash."""
+    folder, pixels = copy(packages["png"], tmp_path / "copy"), real.read([3])[0][0].copy()
+    pixels[:, 3, 8] ^= 1
+    for channel, name in list(zip(pixels, real.channels, strict=True))[part == "channel" :]:
+        path = folder / "data" / name.removesuffix("w") / f"syn000002_{name.removesuffix('w')}.png"
+        planted = np.asarray(Image.open(path)).copy()
+        planted[:, : 16 if part == "channel" else 8] = channel[:, : 16 if part == "channel" else 8]
+        path.write_bytes(_png(planted))
+    (found,) = findings(folder, words, [real])
+    assert found.startswith("slice syn000002 holds a part of a real slice")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -102,8 +104,7 @@ def test_tar_headers_tell_nothing_and_equal_slices_give_equal_bytes(inputs: dict
 
 def test_manifest_and_documents(package: Released) -> None:
     manifest = pd.read_parquet(package.path / "manifest.parquet")
-    assert set(manifest) == {"id", "generator", "seed", "p", "sha256", "area.lesion"}
-    assert (manifest["p"] > 0.05).all()
+    assert set(manifest) == {"id", "generator", "seed", "sha256", "area.lesion"}
     croissant = json.loads((package.path / "croissant.json").read_text())
     assert croissant["rai:hasSyntheticData"] is True
     for heading in ("Motivation", "Composition", "Collection process", "Uses", "Distribution", "Maintenance"):
@@ -135,6 +136,22 @@ def test_extra_missing_and_linked_files(package: Released, tmp_path: Path) -> No
     assert "more.txt does not belong" in said
     assert "aida.md is missing" in said
     assert "link is a link" in said
+
+
+@pytest.mark.parametrize("name", ["release.json", "SHA256SUMS", "croissant.json", "README.md", "data/zarr.json"])
+def test_pipes_and_links_to_themselves_are_not_waited_for(package: Released, tmp_path: Path, name: str) -> None:
+    folder = _copy(package, tmp_path)
+    for make in (os.mkfifo, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("..")):
+        (folder / name).unlink()
+        make(folder / name)
+        signal.alarm(20)  # ends the test's process, if it hangs
+        try:
+            assert any(name in problem for problem in verify(folder).problems)
+        except UnderstudyError:
+            assert name in ("release.json", "SHA256SUMS")
+        real: list[SliceSet] = []
+        assert any(name in finding for finding in scan(folder, package.certificate, real, Words({})).findings)
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize("line", ["../outside", "/etc/passwd", "a//b"])
@@ -235,6 +252,19 @@ def test_a_patient_in_the_index_of_synthetic_slices(
     assert not any(word.encode() in everything for word in (patient, "MR_1234", "P_77", "M_ller", "gen_"))
 
 
+@pytest.mark.usefixtures("once")
+@pytest.mark.parametrize("column", ["generator", "seed"])
+@pytest.mark.parametrize("at", [1, 59])
+def test_a_patient_behind_an_empty_first_entry(inputs: dict[str, Path], tmp_path: Path, column: str, at: int) -> None:
+    """The columns of a released index have types, whatever their first entry is, and texts are read to the end."""
+    real, made_of = SliceSet.open(inputs["real"]), SliceSet.open(inputs["synthetic"])
+    package_module.clear(Audited(made_of, real, real, inputs["audit"]), decision())  # as it was before: see `once`
+    made_of.index = made_of.index.assign(**{column: [None, *["Patient_T1" if i == at else None for i in range(1, 60)]]})
+    with pytest.raises(UnderstudyError, match="another type" if column == "seed" else "a patient's id"):
+        release_slices(Audited(made_of, real, real, inputs["audit"]), ABOUT, decision(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["title", "sources", "keywords", "remarks", "override", "out"])
 def test_forms_are_searched_before_anything_is_written(inputs: dict[str, Path], tmp_path: Path, place: str) -> None:
     real = SliceSet.open(inputs["real"])
@@ -260,7 +290,7 @@ def test_a_path_and_a_site_in_a_form(inputs: dict[str, Path], tmp_path: Path) ->
     with pytest.raises(UnderstudyError, match=r"a site's name(?s:.*)sites_named"):
         release_slices(audited, named, decision(), tmp_path / "out")
     allowed = named.model_copy(update={"sites_named": ["Södersjukhuset"]})
-    with pytest.raises(UnderstudyError, match=r"about.yaml holds a path \(/da…, 19 characters"):
+    with pytest.raises(UnderstudyError, match=r"about.yaml holds a path \(/da…, 20 characters"):
         changed = allowed.model_copy(update={"description": "From /data/hospital/scan."})
         release_slices(audited, changed, decision(), tmp_path / "out")
     done = release_slices(audited, allowed, decision(), tmp_path / "out")
@@ -290,6 +320,79 @@ def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
         assert "the board said so" in (done.path / name).read_text(), name
     assert "the board said so" in verify(done.path).override
     assert not (tmp_path / "a").exists()
+
+
+EVALUATED = {
+    "patients": 8, "repeats": 1, "baseline_dice": 0.7, "evidence": "weak",
+    "comparisons": [{"label": "Synthetic", "training": "synthetic", "relative_dice": 0.83, "low": 0.7, "high": 0.91}],
+}  # fmt: skip
+
+
+def test_the_first_line_says_what_is_known_of_usefulness(inputs: dict[str, Path], tmp_path: Path) -> None:
+    unknown = released(inputs, tmp_path / "unknown")
+    assert "was not measured" in (unknown.path / "README.md").read_text().splitlines()[2]
+    assert "slices that show nothing pass it as well" in (unknown.path / "evidence.html").read_text()
+    known = released(inputs, tmp_path / "known", evaluation=EVALUATED)
+    assert "83 % (95 % interval 70 % to 91 %) of the Dice" in (known.path / "README.md").read_text().splitlines()[2]
+    assert "before some were taken out" in documents.usefulness(known.certificate)
+    low = [{**EVALUATED["comparisons"][0], "relative_dice": 0.15}]
+    useless = {**known.certificate, "evaluation": {**EVALUATED, "comparisons": low}}
+    assert "That is little" in documents.usefulness(useless)
+    for done in (unknown, known):
+        assert verify(done.path).problems == []
+
+
+def made_inputs(root: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, Path]:
+    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    synthetic = made.synthetic_set(root / "synthetic", images, labels)
+    audit(real, real, synthetic, CONFIG).save(root / "audit")
+    return {"real": real.path, "synthetic": synthetic.path, "audit": root / "audit"}
+
+
+def test_what_could_not_be_judged_is_not_released_and_no_page_promises_more(tmp_path: Path) -> None:
+    images, labels = made.new_slices(60)
+    images[5], images[6] = images[5] // 8, 0  # faint, empty
+    done = released(made_inputs(tmp_path, images, labels), tmp_path / "out")
+    of = done.certificate["audit"]
+    assert of["unjudged"] == 2
+    left = 60 - 2 - of["flagged"] - of["alike"]
+    assert of["released"] == left == len(pd.read_parquet(done.path / "manifest.parquet"))
+    assert "2 too faint to be judged" in (done.path / "DATASHEET.md").read_text()
+    assert "No picture on this page shows" not in (done.path / "evidence.html").read_text()
+    assert verify(done.path).problems == []
+
+
+def test_copies_of_test_patients_are_not_released(tmp_path: Path) -> None:
+    images, labels = made.new_slices(60)
+    real = made.real_set(tmp_path / "same", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    for i, row in enumerate([*real.rows(split="test")[:3], *real.rows(split="val")[:2]]):
+        images[i] = real.read([row])[0][0]
+    inputs = made_inputs(tmp_path, images, labels)
+    with pytest.raises(UnderstudyError, match="approve_with_removal"):
+        released(inputs, tmp_path / "out", decision=decision(decision="approve"))
+    done = released(inputs, tmp_path / "out")
+    assert done.certificate["audit"]["leaked"] + done.certificate["audit"]["flagged"] >= 5
+    assert done.certificate["audit"]["released"] <= 55
+    assert "copies of held-out patients" in (done.path / "DATASHEET.md").read_text()
+    ids = pd.read_csv(done.ids)
+    assert not set(ids.iloc[:, -1]) & set(range(5))
+
+
+def test_nothing_but_copies_is_refused_in_these_words(tmp_path: Path) -> None:
+    real = made.real_set(tmp_path / "same", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    images, labels = real.read(real.rows(split="train")[:60])
+    images[58:] = 0
+    with pytest.raises(UnderstudyError, match="refused: 58 of 60 slices are copies, and the other 2 have too little"):
+        released(made_inputs(tmp_path, images, labels), tmp_path / "out")
+
+
+def test_thresholds_that_came_late_are_marked_everywhere(inputs: dict[str, Path], tmp_path: Path) -> None:
+    limits = {"quantile": 0.95, "most_flagged": 0.2, "set_on": "2020-01-01", "before_looking": False}
+    done = released(inputs, tmp_path / "out", decision=decision(thresholds=limits))
+    for name in ("README.md", "DATASHEET.md", "croissant.json", "evidence.html", "aida.md", "ro-crate-metadata.json"):
+        assert "The thresholds were set AFTER the audit" in (done.path / name).read_text(), name
+    assert verify(done.path).problems == []
+    assert CliRunner().invoke(app, ["verify", str(done.path)]).exit_code == 3
 
 
 def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(tmp_path: Path) -> None:
@@ -341,6 +444,15 @@ def test_forms_name_all_that_is_left(tmp_path: Path) -> None:
     (tmp_path / "about.yaml").write_text(filled[0])
     with pytest.raises(UnderstudyError, match=r"about.yaml, line 2(?s:.*)quotes"):
         read_form(tmp_path / "about.yaml", About)
+    wrong = texts[1].replace("decision: TODO", "decision: maybe").replace("most_flagged: TODO", "most_flagged: 3")
+    (tmp_path / "decision.yaml").write_text(wrong.replace("set_on: TODO", "set_on: soon"))
+    with pytest.raises(UnderstudyError) as caught:
+        read_form(tmp_path / "decision.yaml", Decision)
+    said_of = dict(line.strip().split(": ", 1) for line in caught.value.what.splitlines()[1:])
+    assert said_of["decision"] == "should be 'approve', 'approve_with_removal' or 'refuse' (given: maybe)"
+    assert said_of["thresholds.most_flagged"] == "should be 1 or less (given: 3)"
+    assert said_of["thresholds.set_on"] == "should be a date such as 2026-01-31 (given: soon)"
+    assert said_of["thresholds.before_looking"] == "still to be filled in"
     answers = {"short_name": "A", "source_terms_allow_release": "true"}
     text = re.sub(r"(?m)^(\w+): TODO", lambda m: f"{m[1]}: {answers.get(m[1], 'words')}", texts[0])
     (tmp_path / "about.yaml").write_text(text.replace("- TODO", "- words"))

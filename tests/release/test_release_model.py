@@ -155,7 +155,9 @@ def test_nothing_hides_in_the_file_of_weights(sources: Sources, package: Release
         safetensors.torch.save_file({**weights, "one_more": pixels}, path)
     else:
         path.write_bytes(path.read_bytes() + SECRET.encode())
-    said = read_json(folder / "release.json")
+    config, said = read_json(folder / "model" / CONFIG_FILE), read_json(folder / "release.json")
+    write_json(folder / "model" / CONFIG_FILE, {**config, "sha256": {WEIGHTS: sha256_file(path)}})
+    said["model"] |= {"config_sha256": sha256_file(folder / "model" / CONFIG_FILE)}
     said["model"]["weights"]["sha256"] = sha256_file(path)
     write_json(folder / "release.json", said)
     write_sums(folder)
@@ -227,7 +229,7 @@ def test_samples_of_other_weights_and_other_things_than_generators(sources: Sour
     with pytest.raises(UnderstudyError, match="discriminator"):
         release(sources._replace(model=bare), agreed(), tmp_path / "out")
     config = read_json(bare / CONFIG_FILE)
-    write_json(bare / CONFIG_FILE, {**config, "plugin": "mine"})
+    write_json(bare / CONFIG_FILE, {**config, "plugin": {"name": "mine"}})
     with pytest.raises(UnderstudyError, match="plug-in"):
         release(sources._replace(model=bare), agreed(), tmp_path / "out")
 

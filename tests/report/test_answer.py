@@ -51,6 +51,21 @@ def test_verdict_follows_the_interval(share: float, verdict: str, starts: str) -
     assert "40 test patients" in answer.headline
 
 
+def test_much_more_than_the_real_slices_reach_is_a_warning() -> None:
+    real = (0.6 + SPREAD).tolist()
+    assert "look whether test patients are among the slices" in answered(real, [1.2 * d for d in real]).headline
+    assert "look whether" not in answered(real, [1.02 * d for d in real]).headline
+
+
+def test_with_copies_of_test_patients_there_is_no_yes() -> None:
+    real = (0.8 + SPREAD).tolist()
+    leak = {"gan": {"parts": {"3": "test"}, "words": "1 slice is a copy of a test patient: row 3.", "how": "without"}}
+    answer = answered(real, real, leaks=leak)
+    assert answer.verdict == "withheld"
+    said = "Withheld: 1 slice is a copy of a test patient: row 3. Without these slices, synthetic slices reach 100"
+    assert answer.headline.startswith(said)
+
+
 def test_interval_across_the_limit_is_undecided() -> None:
     real = [0.8] * 40
     synthetic = [0.76 + (0.2 if i % 2 else -0.2) for i in range(40)]

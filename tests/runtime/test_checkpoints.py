@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
         path.write_bytes(b"")
     with pytest.raises(UnderstudyError, match="no checkpoint"):
         checkpoints.latest()
+
+
+def test_one_changed_byte_of_a_tensor_falls_back_and_is_recorded(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "a")
+    for step in (1, 2):
+        checkpoints.save({"w": torch.full((4096,), float(step))}, step)
+    newest = sorted(tmp_path.iterdir())[-1]
+    content = bytearray(newest.read_bytes())
+    content[content.index(np.full(64, 2, np.float32).tobytes()) + 5000] ^= 1
+    newest.write_bytes(content)
+    step, state = checkpoints.latest() or (0, {})
+    assert (step, state["w"].tolist(), checkpoints.damaged) == (1, [1.0] * 4096, [newest.name])
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import understudy.segmenters.train as module
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import sha256_file
+from understudy.io.seals import Damaged
 from understudy.runtime.checkpoints import Checkpoints, History
 from understudy.segmenters.augment import AugmentConfig, draw
 from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig, build_model, paper_training
@@ -441,3 +442,14 @@ def test_counted_patients_are_the_first_of_the_same_order_as_fractions(real: Sli
     assert "patient_count" not in MixtureConfig().model_dump()
     with pytest.raises(ValueError, match="either `patient_count`"):
         MixtureConfig(patient_count=2, patient_fraction=0.5)
+
+
+def test_weights_that_were_changed_are_neither_used_nor_taken_for_finished(real: SliceSet, tmp_path: Path) -> None:
+    folder = train_segmenter(real, None, TINY, short(), tmp_path / "run", None, "cpu", progress=False)
+    whole = (folder / "segmenter.safetensors").read_bytes()
+    (folder / "segmenter.safetensors").write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+    with pytest.raises(Damaged, match="changed or damaged"):
+        load(folder, "cpu")
+    train_segmenter(real, None, TINY, short(), folder, None, "cpu", progress=False)
+    assert (folder / "segmenter.safetensors").read_bytes() == whole
+    assert record(folder)["sha256"] == {"segmenter.safetensors": sha256_file(folder / "segmenter.safetensors")}

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.description import FORMAT
+from understudy.exchange.export import export_images
+from understudy.io.files import write_json
 from understudy.memorization.pictures import save_sweep
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
-from understudy.study.config.schema import Study
-from understudy.study.derived import sweep_plan
+from understudy.study.config.schema import Study, load_study
+from understudy.study.derived import resolution_in, study_of_cohort, sweep_plan
 from understudy.study.engine.plan import make_plan
 from understudy.study.stages.data import training_rows
 
@@ -33,6 +37,20 @@ def test_the_jobs_of_a_sweep() -> None:
     assert {job.stage for job in plan.jobs if job.id in whole} == {"phantom", "prepare"}
     more = {job.id for job in sweep_plan(study, "g", [2, 3, 4], samples=300).jobs}
     assert {job.id for job in plan.jobs} < more  # another size redoes nothing
+
+
+def test_a_packages_slices_keep_their_size_unless_another_is_asked_for(tmp_path: Path) -> None:
+    images, labels = np.zeros((2, 1, 64, 64), np.uint8), np.zeros((2, 64, 64), np.uint8)
+    made = SliceSet.from_arrays(images, labels, channels=["T1w"]).save(tmp_path / "set")
+    export_images(made, tmp_path / "png", progress=False)
+    write_json(tmp_path / "package" / "release.json", {"format": FORMAT, "data": {"resolution": 128}})
+    folders = {"set": 64, "png": 64, "package": 128, "nothing": None}
+    assert {name: resolution_in(tmp_path / name) for name in folders} == folders
+    base = load_study("quickstart")
+    assert study_of_cohort(tmp_path, base, 64).slices.resolution == 64
+    assert study_of_cohort(tmp_path, base, None).slices.resolution == 32
+    with pytest.raises(ValidationError, match="power of two"):  # one line of the command
+        study_of_cohort(tmp_path, base, 30)
 
 
 def test_wrong_sweeps_are_refused() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_study import seal_again
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import read_json, write_json
+from understudy.io.files import read_json, sha256_file, write_json
 from understudy.io.grids import slices_of
 from understudy.io.nifti import read_header, read_voxels
 from understudy.study.config.schema import Study
@@ -46,6 +46,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, st
         if name.endswith("bias") and tensor.shape == (4,) and "norm" not in name and "adn" not in name:
             tensor[0] -= 50  # the background of every output
     save_file(weights, job / "model" / "segmenter.safetensors")
+    record = read_json(job / "model" / "config.json")
+    hashes = {"segmenter.safetensors": sha256_file(job / "model" / "segmenter.safetensors")}
+    write_json(job / "model" / "config.json", {**record, "sha256": hashes})
     seal_again(job)
     assert run_study(plan, out, "cpu", progress=False, until="evaluate").complete
     (prepared,) = (out / "jobs").glob("prepare-*")

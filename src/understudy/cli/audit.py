@@ -97,12 +97,13 @@ def screen(
     from understudy.memorization.screen import screen as screened_set
     from understudy.runtime.devices import resolve_device
 
-    kept = audit / "private" / "read"
+    folder = out.with_name(out.name + "-audit")
+    kept = folder / "private" / "read"  # nothing is written into the audit, which may be a study's
     check_training(open_slices(training, kept, reading, strict=True), audit)
     where = str(resolve_device(device))
     left, counts = screened_set(open_slices(synthetic, kept, reading, real=False), audit, out, where, not quiet)
     before = read_json(audit / "audit.json")
-    config, folder = AuditConfig.model_validate(before["config"]), out.with_name(out.name + "-audit")
+    config = AuditConfig.model_validate(before["config"])
     done = _audited(training, heldout, out, config, folder, None, device, quiet, reading)
     record = {
         "screened": asdict(counts), "content_hash": left.content_hash, "before": before["verdict"],
@@ -113,8 +114,8 @@ def screen(
         base.print_json(record)
     else:
         print(
-            f"{counts.before:,} slices: {counts.flagged:,} flagged and {counts.alike:,} near-duplicates of them taken"
-            f" out, {counts.kept:,} written to {out}\nbefore: {before['verdict']['headline']}\n"
+            f"{counts.before:,} slices: {counts.kept:,} written to {out}, taken out: {counts.words()}\n"
+            f"before: {before['verdict']['headline']}\n"
             f"after: {done.verdict.headline}"
         )
     base.exit_with(done.verdict.kind != "no_sign")

@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from understudy.study.config.schema import Study
 
 
+QUIET = "No progress, only results and errors."
+TASKS = {  # module of commands -> what they are for
+    "study": "Run a study", "segmentation": "Measure how useful slices are, segment, score",
+    "audit": "Search for copies of patients", "quality": "Compare synthetic with real slices",
+    "release": "Release slices and check what was released", "reading": "Ask experts",
+    "data": "Make, read and convert slices and generators",
+}  # fmt: skip
+
+
 class Command(TyperCommand):
     """A command that refuses a device that is not there before it does anything."""
 
@@ -57,6 +66,20 @@ class Group(TyperGroup):
         """Their names."""
         return sorted(super().list_commands(ctx), key=lambda name: isinstance(self.commands[name], Group))
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Lists them by task, which is the module that they are in."""
+        tasks: dict[str, list[tuple[str, str]]] = {title: [] for title in TASKS.values()}
+        for name in self.list_commands(ctx):
+            command: Any = self.commands[name]
+            inner = next(iter(getattr(command, "commands", {}).values()), command)
+            topic = inner.callback.__module__.rpartition(".")[2]
+            title = TASKS[topic] if ctx.parent is None else "Commands"
+            tasks.setdefault(title, []).append((name, command.get_short_help_str()))
+        for title, rows in tasks.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
     def get_short_help_str(self, limit: int = 45) -> str:
         """The first sentence, whole."""
         return super().get_short_help_str(1000)
@@ -69,13 +92,30 @@ class Commands(typer.Typer):
         super().__init__(**{"cls": Group, "no_args_is_help": True, **settings})
 
     def command(self, *names: Any, **settings: Any) -> Any:
-        """As Typer's, for a `Command`."""
-        return super().command(*names, **{"cls": Command, **settings})
+        """As Typer's, for a `Command`; those that show no progress take --quiet as well, and ignore it."""
+        register = super().command(*names, **{"cls": Command, **settings})
+
+        def decorate(function: Callable[..., None]) -> Callable[..., None]:
+            own = inspect.signature(function, eval_str=True)
+            if "quiet" in own.parameters:
+                return register(function)
+
+            @functools.wraps(function)
+            def run(quiet: bool, **given: Any) -> None:
+                function(**given)
+
+            quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=QuietOption, annotation=bool)
+            options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()]
+            run.__signature__ = inspect.Signature([*options, quiet])  # type: ignore[attr-defined]
+            run.__annotations__ = {}
+            register(run)
+            return function
+
+        return decorate
 
 
 app = Commands(
     name="understudy",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # else angle or square brackets of a help text are taken for tags
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -89,7 +129,7 @@ OutOption = Option(None, "--out", "-o", help="Folder of the results [default: un
 DeviceOption = Option("auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
 DevicesOption = Option(1, min=1, help="GPUs (or processes, with --device cpu) that share a generator's batch.")
 JsonOption = Option(False, "--json", help="Print JSON.")
-QuietOption = Option(False, "--quiet", "-q", help="No progress, only results and errors.")
+QuietOption = Option(False, "--quiet", "-q", help=QUIET)
 SeedOption = Option(0, min=0, help="Of everything drawn at random.")
 
 

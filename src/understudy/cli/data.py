@@ -53,14 +53,19 @@ def read(
     )
     if "subject" in made.index:
         how = ONE_A_VOLUME if made.attrs.get("one_a_volume") else "as the folder says"
-        print(Patients(made.index["subject"].astype(str).tolist(), "set", how).table())
+        patients = Patients(made.index["subject"].astype(str).tolist(), "set", how)
+        print(patients.table())
+        if patients.question():
+            print(f"note: {patients.question()}")
+    else:
+        print("the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})")
     for note in made.attrs["notes"]:
         print(f"note: {note}")
 
 
 @base.app.command()
 def sample(
-    model: Path = Argument(..., help="Trained generator (jobs/generator-.../model), or a package of one."),
+    model: Path = Argument(..., help="Trained generator (OUT/generators/NAME), or a package of one."),
     out: Path = Argument(..., help="New folder for the slice set."),
     count: int = Option(1000, min=1, help="Number of slices."),
     seed: int = Option(0, min=0, help="Slice i of a seed is always the same."),
@@ -129,7 +134,7 @@ def show_recipe(
 
 @export.command("images")
 def export_to_images(
-    slices: Path = Argument(..., help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices)."),
+    slices: Path = Argument(..., help="Slice set (OUT/synthetic/NAME, OUT/real)."),
     out: Path = Argument(..., help="New folder."),
     quiet: bool = base.QuietOption,
 ) -> None:
@@ -149,7 +154,7 @@ def export_to_images(
 
 @export.command("nnunet")
 def export_to_nnunet(
-    slices: Path = Argument(..., help="Slice set (jobs/prepare-.../slices)."),
+    slices: Path = Argument(..., help="Slice set (OUT/real)."),
     out: Path = Argument(..., help="New folder, for nnUNet_raw and nnUNet_preprocessed."),
     dataset_id: int = Option(501, min=1, max=999, help="Number of the data set."),
     name: str = Option("Understudy", help="Name of the data set."),

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from understudy.release.gate import Audited
     from understudy.release.package import Released
     from understudy.release.scan import Scan
+    from understudy.release.verify import Verification
     from understudy.study.released import ReleaseInputs
 
-FORCED = 3  # exit code of an intact package that was released against the gate
+FORCED = 3  # exit code of an intact package that was released against the gate, or with thresholds that came late
 
 release = base.Commands(help="Make a package that others may have: gate, data, metadata, scan.")
 base.app.add_typer(release, name="release")
@@ -48,6 +49,7 @@ def _release_options(
     audit: Path | None = Option(None, help="Folder of its audit."),
     training: Path | None = Option(None, help="Real slice set of that audit."),
     heldout: Path | None = Option(None, help="Held-out slices [default: of --training]."),
+    sign: Path | None = Option(None, help="Sign it: private key of SSH (needs ssh-keygen)."),
     override: str | None = Option(None, help="Release against the gate for this REASON, stamped on everything."),
     as_json: bool = base.JsonOption,
     device: str = base.DeviceOption,
@@ -66,17 +68,22 @@ def slices(
     layout: str = Option("sliceset", "--format", help="sliceset, png, nifti, nnunet, webdataset."),
 ) -> None:
     """Release synthetic slices: rechecks the audit, takes flagged slices out, writes, scans and seals the package."""
+    from understudy.release.documents import usefulness
     from understudy.release.package import release_slices
     from understudy.runtime.devices import resolve_device
+    from understudy.study.released import dice_of
 
-    told, signed, found, _ = _inputs(asked)
+    told, signed, found, of_study = _inputs(asked)
+    evaluation = dice_of(asked.study, asked.generator) if of_study is not None else None
     out, where, show = asked.out, str(resolve_device(asked.device)), not asked.quiet
-    done = release_slices(found, told, signed, out, layout, asked.override, device=where, progress=show)
+    done = release_slices(
+        found, told, signed, out, layout, asked.override, where, show, evaluation=evaluation, key=asked.sign
+    )
     of = done.certificate["audit"]
     words = (
         f"{of['released']:,} of {of['before']:,} slices released to {out}"
-        f" ({of['flagged']:,} flagged and {of['alike']:,} near-duplicates of them are out)\n"
-        f"{of['verdict']['headline']}"
+        f" (taken out: {of['taken_out']})\n"
+        f"{of['verdict']['headline']}\n{usefulness(done.certificate)}"
     )
     _print_released(done, words, asked.as_json)
 
@@ -100,7 +107,9 @@ def model_command(
         fix = "give --study and --generator, or --model FOLDER"
         raise UnderstudyError("no generator is named", where="--model", fix=fix)
     out, where, hidden = asked.out, str(resolve_device(asked.device)), [asked.study] if asked.study else []
-    done = release_model(model, found, told, signed, out, asked.override, where, not asked.quiet, evaluation, hidden)
+    done = release_model(
+        model, found, told, signed, out, asked.override, where, not asked.quiet, evaluation, hidden, asked.sign
+    )
     c = done.certificate
     kind, weights = display_name(c["model"]["kind"]), c["model"]["weights"]["parameters"]
     words = f"weights of a {kind} ({weights:,}) released to {out}\n"
@@ -113,7 +122,7 @@ def scan_command(
     training: Path = Option(..., help="The real slice set: none of it may be in the package."),
     as_json: bool = base.JsonOption,
 ) -> None:
-    """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
+    """Search a package for real slices, ids, sites, paths and this machine's name. Exit status 1 if it holds any."""
     from understudy.exchange.description import certificate_of
     from understudy.release.scan import refuse, scan
     from understudy.release.words import Words, secrets_of
@@ -133,26 +142,36 @@ def scan_command(
 def verify(
     package: Path = PackageArgument,
     root: str | None = Option(None, help="Root hash that its publisher made known."),
+    key: Path | None = Option(None, help="Public key of SSH that its publisher made known: who signed it?"),
     pictures: Path | None = Option(None, help="PNG file for a sheet of its slices."),
     as_json: bool = base.JsonOption,
 ) -> None:
-    """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released against the gate."""
+    """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released with a reservation.
+
+    Whoever rewrites a package can write its hashes anew: only --root or --key tells who made it.
+    """
     from understudy.release.verify import verify as verified
 
-    found = verified(package, root, pictures)
+    found = verified(package, root, pictures, key)
     said = found.certificate
     if as_json:
         base.print_json(found.as_dict())
     else:
-        held = f"{found.slices:,} slices" if said.get("kind") == "slices" else "weights of a generator"
-        print(f"{said.get('title')}, version {said.get('version')}: {held}, {found.files:,} files")
-        if found.override:
-            print(found.override)
         for problem in found.problems[:20]:
             print(f"problem: {problem}")
-        print(f"root hash: {found.root}" + ("" if found.compared else " (compare it with the published one: --root)"))
-        print("NOT INTACT: do not use it" if found.problems else "intact: everything in it is as certified")
+        if found.problems:
+            print(f"NOT INTACT, do not use it: {said.get('title')}, version {said.get('version')}")
+        else:
+            held = f"{found.slices:,} slices" if said["kind"] == "slices" else "weights of a generator"
+            print(f"{said['title']}, version {said['version']}: {held}, {found.files:,} files")
+        if found.override:
+            print(found.override)
+        print(
+            f"root hash: {found.root}"
+            + ("" if found.compared or found.signed else " (compare it with the published one: --root)")
+        )
         if not found.problems:
+            print(_said(found))
             print(f"audit: {said['audit']['verdict']['headline']}")
             if said["kind"] == "slices":
                 print(f"train on it: understudy evaluate --synthetic {package} --cohort YOUR_PATIENTS")
@@ -161,6 +180,14 @@ def verify(
                 print(f"sample from it: understudy sample {package} SLICES --count 1000")
     base.exit_with(bool(found.problems))
     base.exit_with(bool(found.override), FORCED)
+
+
+def _said(found: Verification) -> str:
+    if found.signed:
+        return "intact: everything in it is as the holder of this key signed it"
+    if found.compared:
+        return "intact: everything in it is as published"
+    return "unchanged since its own list of hashes was written; who wrote that, only --root or --key can tell"
 
 
 def _inputs(asked: SimpleNamespace) -> tuple[About, Decision, Audited, ReleaseInputs | None]:
@@ -196,12 +223,11 @@ def _decision(path: Path | None) -> Decision:
         fix = "fill one in: understudy release template FOLDER"
         raise UnderstudyError("a release needs a decision", where="--decision", fix=fix)
     ask = typer.prompt
-    if not typer.confirm("Were the thresholds set before anyone looked at the audit's result?"):
-        raise UnderstudyError("thresholds have to be set before looking", fix="set them, then audit new samples")
+    before = typer.confirm("Were the thresholds set before anyone looked at the audit's result?")
     by = {"name": ask("Your name"), "role": ask("Your role")}
     thresholds = {
         "quantile": ask("Quantile agreed on", type=float),
-        "before_looking": True,
+        "before_looking": before,
         "most_flagged": ask("Largest share of flagged slices agreed on", type=float),
         "most_auc": ask("Of weights: highest AUC agreed on (else 1)", type=float, default=1.0),
         "set_on": ask("Agreed on (YYYY-MM-DD)"),

@@ -1,5 +1,6 @@
 """Commands on segmentations: evaluate (synthetic images by segmenters trained on them), segment, score."""
 
+import sys
 from pathlib import Path
 
 from typer import Argument, Option
@@ -18,17 +19,22 @@ def evaluate(
     study: str | None = Option(None, help="Study (file or preset) with the real patients and the U-Net."),
     cohort: Path | None = Option(None, help="Folder of real patients named as in BraTS (others: --study)."),
     preset: str = Option("quickstart", help="With --cohort: split, slices and U-Net of this preset."),
-    resolution: int | None = Option(None, help="With --cohort: edge of the slices, pixels."),
+    resolution: int | None = Option(
+        None, help="With --cohort: edge of the slices, pixels [default: the package's or set's, else the preset's]."
+    ),
     *,
     reading: Reading,
     sizes: str = Option("fit", help="Images of another size than the real slices: fit (pad, average), or refuse."),
     samples: int | None = Option(None, min=1, help="Use the first so many slices [default: all]."),
     out: Path | None = base.OutOption,
+    as_json: bool = base.JsonOption,
     device: str = base.DeviceOption,
     quiet: bool = base.QuietOption,
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
-    from understudy.study.derived import evaluation_study, study_of_cohort
+    from understudy.study.derived import evaluation_study, resolution_in, study_of_cohort
+    from understudy.study.engine.plan import make_plan
+    from understudy.study.engine.preview import patient_warnings
     from understudy.study.engine.run import run_study
 
     if (study is None) == (cohort is None):
@@ -37,14 +43,20 @@ def evaluate(
     if study is not None and resolution is not None:
         fix = "leave it out, or set `slices: {resolution: ...}` in the study file"
         raise UnderstudyError("the study says the resolution of its slices", where="--resolution", fix=fix)
-    real = base.study_of(study) if study else study_of_cohort(Path(str(cohort)), base.study_of(preset), resolution)
+    edge = resolution or resolution_in(synthetic)
+    real = base.study_of(study) if study else study_of_cohort(Path(str(cohort)), base.study_of(preset), edge)
     made = evaluation_study(synthetic, reading.spec, real, out, samples)
-    print_result(run_study(made, base.results_folder(made, out), device, not quiet))
+    plan = make_plan(made)
+    (facts,) = plan.facts.values()
+    parts = f"{facts.counts['train']} train, {facts.counts['val']} validate, {facts.counts['test']} test"
+    said = [f"real patients: {parts}; slices of {made.slices.resolution} pixels", *patient_warnings(plan)]
+    sys.stderr.writelines(f"note: {line}\n" for line in said)
+    print_result(run_study(made, base.results_folder(made, out), device, not quiet), as_json)
 
 
 @base.app.command()
 def segment(
-    model: Path = Option(..., help="Trained segmenter (jobs/segmenter-... or its `model`)."),
+    model: Path = Option(..., help="Trained segmenter (OUT/segmenters/NAME)."),
     patient: Path = Option(..., help="Folder with the patient's NIfTI volumes."),
     out: Path = Option(Path("seg.nii.gz"), "--out", "-o", help="Label volume to write, .nii.gz."),
     channel: list[str] | None = Option(None, help="NAME=FILE where file names do not tell; may be repeated."),

@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from understudy.cli import base
 from understudy.errors import UnderstudyError
-from understudy.names import duration
+from understudy.names import duration, size
 
 if TYPE_CHECKING:
     from understudy.study.engine.run import RunResult
@@ -88,14 +88,14 @@ def plan(
             print(f"changed: {entry['field']}: {before} -> {after}")
         more = f", {diff['new']} new" if diff["new"] else ""
         more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
-        print(f"{diff['redo']} jobs to redo, {diff['kept']} kept{more}")
+        print(f"of the jobs that were done {diff['redo']} are to redo and {diff['kept']} are kept{more}")
     for warning in found["warnings"]:
         print(f"warning: {warning}")
     left = sum(job["state"] != "done" for job in jobs)
     print(
         f"{left} of {len(jobs)} jobs to do: about {duration(found['elapsed_seconds'])} with {found['workers']} at once"
         f" ({duration(3600 * found['gpu_hours'])} of training and sampling, all jobs added up) and"
-        f" {_bytes(found['disk_bytes'])} of disk in {folder}\nestimated {found['calibration']['words']}"
+        f" {size(found['disk_bytes'])} of disk in {folder}\nestimated {found['calibration']['words']}"
     )
 
 
@@ -108,11 +108,7 @@ def _workers(text: str) -> int | None:
 
 
 def _cost(row: dict[str, Any]) -> list[str]:
-    return [duration(row["seconds"]), _bytes(row["disk_bytes"])]
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    return [duration(row["seconds"]), size(row["disk_bytes"])]
 
 
 def _who(name: str, cohort: dict[str, Any]) -> str:
@@ -148,6 +144,7 @@ def run(
     cluster: str = Option("", help="Run by Snakemake: slurm (a queue) or local; see `cluster` of the study file."),
     dry_run: bool = Option(False, "--dry-run", help="With --cluster: only show what the queue would get."),
     repair: bool = Option(False, "--repair", help="Redo jobs whose files are damaged, and what depends on them."),
+    as_json: bool = base.JsonOption,
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
     if cluster or dry_run:
@@ -163,15 +160,21 @@ def run(
 
     loaded, count = base.study_of(study), _workers(workers)
     folder = base.results_folder(loaded, out)
+    if loaded.audit is not None and not quiet and not (folder / "plan.json").is_file():
+        sys.stderr.write(
+            "note: are slices to be released? Then agree on the thresholds before the search for copies is done:"
+            " understudy release template forms\n"
+        )
     if not cluster:
-        print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes, again=repair))
+        ran = run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes, again=repair)
+        print_result(ran, as_json)
     elif dry_run:
         rows, lines = queue.dry_run(loaded, folder, cluster, device, until, count)  # type: ignore[arg-type]  # checked
         base.print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
         print("\n".join(lines))
     else:
         ran = queue.run_on_cluster(loaded, folder, cluster, device, not quiet, until, count, repair)  # type: ignore[arg-type]
-        print_result(ran)
+        print_result(ran, as_json)
 
 
 @base.app.command()
@@ -180,7 +183,10 @@ def status(
     verify: bool = Option(False, "--verify", help="Read every file of the finished jobs and of the report."),
     as_json: bool = base.JsonOption,
 ) -> None:
-    """Show which jobs of a study are done, running, failed, waiting or damaged. Exit status 1 if one is damaged."""
+    """Show which jobs of a study are done, running, stopped, failed, waiting or damaged.
+
+    Exit status 1 if one is damaged.
+    """
     from understudy.study.engine.jobs import study_status
     from understudy.study.engine.publish import damaged_copies
 
@@ -191,7 +197,9 @@ def status(
         print(table.to_json(orient="records", indent=2))
         base.exit_with(damaged)
         return
-    colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim", "damaged": "red"}
+    colours = {
+        "done": "green", "running": "cyan", "stopped": "yellow", "failed": "red", "waiting": "dim", "damaged": "red",
+    }  # fmt: skip
     rows = [
         [row["id"][:12], row["name"], f"[{colours[row['state']]}]{row['state']}[/]", duration(row["seconds"]),
          f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"]]
@@ -201,7 +209,7 @@ def status(
     counts = table["state"].value_counts()
     print(", ".join(f"{counts[state]} {state}" for state in colours if state in counts))
     if copies:
-        print(f"of the published report {len(copies)} files are damaged, run the study again: {copies[0]}")
+        print(f"the published report is damaged ({copies[0]}); run the study again, which publishes it anew")
     base.exit_with(damaged)
 
 
@@ -239,12 +247,16 @@ def job(
 
 
 @base.app.command()
-def report(out: Path = base.ResultsArgument) -> None:
+def report(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) -> None:
     """Make a study's report again from what is done so far."""
+    from understudy.report.conclusion import in_terminal
     from understudy.study.stages.report import report_again
 
     page, answer = report_again(out)
-    print(f"{answer}\n{page}" if answer else page)
+    if as_json:
+        base.print_json({"report": str(page), "conclusion": answer})
+        return
+    print(f"{in_terminal(answer, str(out))}\n{page}")
 
 
 @base.app.command()
@@ -255,8 +267,20 @@ def preset(name: str = Argument("quickstart", help="quickstart, workstation or p
     print(preset_text(name), end="")
 
 
-def print_result(result: RunResult) -> None:
+def print_result(result: RunResult, as_json: bool = False) -> None:
     """The report and its answer, or what failed: then the exit status is 1."""
+    from understudy.report.conclusion import in_terminal
+
+    if as_json:
+        base.print_json({
+            "complete": result.complete, "out": str(result.out), "report": result.page and str(result.page),
+            "conclusion": result.answer, "done": len(result.done), "reused": len(result.reused),
+            "failed": [{"job": job.name, "message": message} for job, message in result.failed],
+            "blocked": [job.name for job in result.blocked],
+        })  # fmt: skip
+        base.exit_with(not result.complete)
+        return
+
     messages: dict[str, list[str]] = {}
     for failed, message in result.failed:
         messages.setdefault(message, []).append(failed.name)
@@ -265,7 +289,7 @@ def print_result(result: RunResult) -> None:
         base.print_error(f"{message}\n  job: {names[0]}{others}")
     if result.page is not None:
         what = "report of what is there, with what is missing" if result.failed else "report"
-        print(f"{result.answer}\n{what}: {result.page}")
+        print(f"{in_terminal(result.answer, str(result.out))}\n{what}: {result.page}")
     elif not result.failed:
         print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
     if result.failed:

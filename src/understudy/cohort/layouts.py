@@ -81,7 +81,7 @@ def find_patients(config: CohortConfig) -> Cohort:
 
 
 def _refuse_missing_phantoms(root: Path, found: int) -> None:
-    """Raises an UnderstudyError if a folder of `understudy phantom` has not the patients that it says it has."""
+    """Raises an UnderstudyError if a folder of `understudy phantom` lacks patients that it lists."""
     described: Any = {}
     with suppress(UnderstudyError):  # absent, or another program's
         described = read_json(root / "dataset.json")

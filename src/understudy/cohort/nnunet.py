@@ -1,6 +1,5 @@
 """Data sets of nnU-Net: `dataset.json`, `imagesTr/CASE_0000.nii.gz` (a file a channel), `labelsTr/CASE.nii.gz`."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from understudy.cohort.config import CohortConfig, Found, Problem, Scan, described_classes, note
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import LABELS
+from understudy.io.files import read_json
 
 _LABELS_FIX = 'write "labels": {"background": 0, "lesion": 1}'
 
@@ -46,9 +46,11 @@ def find_nnunet(config: CohortConfig, files: Sequence[str]) -> Found:
 
 def _json(path: Path) -> dict[str, Any]:
     """The content of `dataset.json`; {} if it is not one of nnU-Net."""
+    if not path.is_file():  # absent, or a pipe
+        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path, encoding="utf-8-sig")
+    except UnderstudyError:
         return {}
     known = isinstance(content, dict) and "labels" in content and ("channel_names" in content or "modality" in content)
     return content if known else {}

@@ -11,7 +11,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from understudy.cohort.config import Cohort
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading
-from understudy.io.foreign import MATLAB, TEXT
+from understudy.io.foreign import TEXT
+from understudy.io.matlab import read_mat
 from understudy.io.settings import Settings
 
 PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
@@ -240,19 +241,12 @@ def _permuted_test(config: SplitConfig, ids: list[str]) -> set[str]:
     path = config.permutation
     if not path:
         raise UnderstudyError("no permutation given", where="permutation", fix="give the path of the .mat file")
-    import scipy.io
-
-    with reading(path, MATLAB):
-        content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=True)
-    arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
-    structs = [value for value in arrays.values() if value.dtype.names and "name" in value.dtype.names]
-    named = [[str(name) for name in np.atleast_1d(struct["name"])] for struct in structs]
-    numbers = {key: v.astype(np.int64) for key, v in arrays.items() if v.ndim == 1 and v.dtype.kind in "iuf" and v.size}
-    found = {key: v for key, v in numbers.items() if np.array_equal(np.sort(v), np.arange(1, v.size + 1))}
+    vectors, named = read_mat(path)
+    found = {key: v for key, v in vectors.items() if sorted(v) == list(range(1, len(v) + 1))}
     orders = [names for names in named if sorted(names) == ids][:1]
-    orders = orders or [[ids[i - 1] for i in vector] for vector in found.values() if vector.size == len(ids)]
+    orders = orders or [[ids[i - 1] for i in vector] for vector in found.values() if len(vector) == len(ids)]
     if len(orders) != 1:
-        there = ", ".join(f"{key} of {vector.size}" for key, vector in found.items()) or "none"
+        there = ", ".join(f"{key} of {len(vector)}" for key, vector in found.items()) or "none"
         what = f"no single permutation of the cohort's {len(ids)} patients in the file (found: {there})"
         raise UnderstudyError(what, path, "use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)")
     count = _count(config.test_patients or 0, len(ids))

@@ -57,6 +57,14 @@ class Patients(NamedTuple):
         words = ("slice" if len(self.subjects) == 1 else "slices", "patient" if len(counts) == 1 else "patients")
         return f"{len(self.subjects):,} {words[0]} of {len(counts):,} {words[1]}, {self.how}: {first}{rest}"
 
+    def question(self) -> str:
+        """What to ask where the patients are hardly right: one, or as many as there are slices; else ""."""
+        different, slices = len(set(self.subjects)), len(self.subjects)
+        if slices > 1 and different in (1, slices):
+            many = "one patient" if different == 1 else "as many patients as slices"
+            return f"is that right, {many}? If not, say with --pattern what stands for {{subject}} in the names"
+        return ""
+
 
 def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patients:
     """The patient of each slice by its name.

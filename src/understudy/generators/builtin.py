@@ -28,6 +28,7 @@ from understudy.generators.training.state import TrainingState
 from understudy.io.files import reading, sha256_file
 from understudy.io.foreign import MODEL
 from understudy.io.readers import built, read_tensors
+from understudy.io.seals import check_intact
 
 COUNTED = 4  # images in a counted pass: one group of the minibatch deviation
 NOISE_LEVELS = 10  # at which a diffusion model scores slices, evenly over its steps
@@ -70,6 +71,7 @@ class NetworkType(GeneratorType):
         return self._load(folder / WEIGHTS, config, "generator")
 
     def _load(self, path: Path, config: dict[str, Any], part: str) -> Any:
+        check_intact(path, config)
         tensors = read_tensors(path)
         with reading(path, MODEL):
             network = getattr(built(self.build, self.config(**config["model"]), tensors.values(), path), part)

@@ -11,7 +11,7 @@ from pydantic import Field
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, write_json
 from understudy.io.foreign import MODEL
-from understudy.io.seals import check_opened
+from understudy.io.seals import are_intact, check_opened, file_hash
 from understudy.slices import Described, LabelClass
 
 if TYPE_CHECKING:
@@ -25,15 +25,17 @@ UNTRACED = frozenset({"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept",
 def save_model(
     folder: Path, generator: nn.Module, config: dict[str, Any], discriminator: nn.Module | None = None
 ) -> None:
-    """Writes the weights, then `config.json`: the folder is finished when the latter is there."""
+    """Writes the weights, then `config.json` with their hashes: the folder is finished when the latter is there."""
     import safetensors.torch  # and torch, which readers of names need not wait for
 
+    hashes = {}
     for name, network in ((WEIGHTS, generator), (DISCRIMINATOR, discriminator)):
         if network is not None:
             with atomic_path(folder / name) as temporary:
                 weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
                 safetensors.torch.save_file(weights, temporary)
-    write_json(folder / CONFIG, config)
+            hashes[name] = file_hash(folder / name)
+    write_json(folder / CONFIG, config | {"sha256": hashes})
 
 
 def snapshot_folder(folder: str | Path, kimg: float) -> Path:
@@ -42,13 +44,17 @@ def snapshot_folder(folder: str | Path, kimg: float) -> Path:
 
 
 def is_finished(folder: Path, identity: str) -> bool:
-    """Whether `folder` holds the finished training of this identity; an UnderstudyError if it holds another one."""
+    """Whether `folder` holds the finished training of this identity; an UnderstudyError if it holds another one.
+
+    Weights that were changed since are those of no training: it is not finished, and begins anew.
+    """
     if not (folder / CONFIG).is_file():
         return False
-    if read_json(folder / CONFIG).get("identity") != identity:
+    config = read_json(folder / CONFIG, dict)
+    if config.get("identity") != identity:
         what = "the folder holds another training (other settings or data)"
         raise UnderstudyError(what, folder, "use another folder, or delete it")
-    return True
+    return are_intact(folder, config, WEIGHTS)
 
 
 class _Record(Described):
@@ -58,6 +64,7 @@ class _Record(Described):
     classes: list[LabelClass] = Field([], max_length=256)
     axes: tuple[str, str] | None = None
     plugin: dict[str, str] | None = None
+    sha256: dict[str, str] = Field({})
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -69,7 +76,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     check_opened(Path(folder))
     found: dict[str, Any] = read_json(Path(folder) / CONFIG, dict)
     with reading(Path(folder) / CONFIG, MODEL):
-        _Record.model_validate(found)
+        record = _Record.model_validate(found)
+    found.update(record.model_dump(mode="json", include={"channels", "classes", "spacing", "axes"}))
     return found
 
 

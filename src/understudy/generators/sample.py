@@ -123,5 +123,8 @@ def _sample_block(
         for sample, (number, image) in enumerate(zip(mine, images, strict=True), own):
             row = {"id": f"{member.name}-s{seed}-{sample:07d}", "generator": member.name}
             block[number] = image, row | {"seed": seed, "sample": sample}
+        if not bool(images.isfinite().all()):
+            what = f"the samples of {member.name} are NaN or infinite"
+            raise UnderstudyError(what, fix="train the generator again, or take an earlier snapshot of it")
     pairs = [block[number] for number in numbers]
     return torch.stack([image for image, _ in pairs]), [row for _, row in pairs]

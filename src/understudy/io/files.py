@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ _DISK = [
 _WRITING = [
     ("no permission to write", _WRITABLE, "EACCES EPERM"),
     ("a file stands where a folder is needed", _ANOTHER, "ENOTDIR"),
-    ("a folder stands where a file is needed", "choose another name", "EISDIR"),
+    ("a folder stands where a file is needed", "move that folder away, or choose another name", "EISDIR"),
 ]
 _READING = [
     ("file not found", "check the path", "ENOENT"),
@@ -75,6 +76,14 @@ def _explained(writing: bool, path: str | Path) -> Iterator[None]:
 writing = partial(_explained, True)
 
 
+def refuse_special(path: str | Path) -> None:
+    """Raises for what is neither file nor folder, before it is opened: a pipe is waited for, a device never ends."""
+    with suppress(OSError, ValueError):  # absent: whoever reads it says so
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
+
+
 @contextmanager
 def reading(path: str | Path, kind: Kind | None = None) -> Iterator[None]:
     """As `writing`; with a kind of files whatever else the parsing of its bytes raises, too, which stays the cause.
@@ -82,6 +91,7 @@ def reading(path: str | Path, kind: Kind | None = None) -> Iterator[None]:
     Only calls that parse foreign bytes belong into the block. Names that do not exist, failed assertions and imports
     are mistakes of ours, whatever the file holds, and pass, as does a lack of memory.
     """
+    refuse_special(path)
     try:
         with _explained(False, path):
             yield
@@ -114,6 +124,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            if error.filename == str(temporary):
+                error.filename = str(path)  # the one that the user knows
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -186,12 +200,15 @@ class Record(dict[str, Any]):
             where=self.path, fix="give the file or folder that this version made, or make it again")  # fmt: skip
 
 
-def read_json(path: str | Path, kind: type | None = None) -> Any:
-    """Reads JSON, its objects as `Record`s; raises `UnderstudyError` for no JSON, or another `kind` (dict or list)."""
+def read_json(path: str | Path, kind: type | None = None, encoding: str = "utf-8") -> Any:
+    """Reads JSON, its objects as `Record`s; raises `UnderstudyError` for no JSON, or another `kind` (dict or list).
+
+    `encoding`: "utf-8-sig" for files of other programs, which may begin with a byte order mark.
+    """
     with reading(path, JSON):  # also bytes that are no text, endless digits, deep nesting
         budget = Budget(path, JSON)
         budget.spend(Path(path).stat().st_size)
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding=encoding)
         budget.spend(items=sum(map(text.count, ",[{")))
         found = json.loads(text, object_hook=lambda content: Record(content, path))
     if kind is not None and not isinstance(found, kind):
@@ -211,5 +228,5 @@ def sha256_json(value: Any) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
-    with open(path, "rb") as handle:
+    with reading(path), open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,11 +92,8 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     if path.is_symlink() and not path.exists():
         what = f"the file is a link to {os.readlink(path)}, which is not there"
         raise UnderstudyError(what, where=path, fix=f"{annex}, or restore the file that it points to")
-    with reading(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
-        with path.open("rb") as handle:
-            content = handle.read(-1 if most is None else most)
+    with reading(path), path.open("rb") as handle:
+        content = handle.read(-1 if most is None else most)
     if content.startswith(b"version https://git-lfs"):
         raise UnderstudyError("the file is a Git LFS pointer, not the image", where=path, fix="git lfs pull")
     if b"/annex/objects/" in content[:200]:

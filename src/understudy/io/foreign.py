@@ -17,7 +17,7 @@ MB, GB = 1 << 20, 1 << 30
 DEFLATE = 1032  # bytes that one byte of gzip, zip or PNG can hold at most
 _INTACT = "replace the file by an intact copy (download or export it again)"
 _AGAIN = "make it again, or restore it from a copy"
-_DOUBT = "check where the file comes from: an honest one is not like this"
+_DOUBT = "check where the file comes from: no file of this kind and size needs so much"
 
 
 class OverBudget(UnderstudyError):
@@ -57,7 +57,7 @@ class Kind:
 
     def damaged(self, path: str | Path, error: BaseException) -> UnderstudyError:
         """What is said where reading raised `error`."""
-        reason = first_line(error)
+        reason = "nested too deep" if isinstance(error, RecursionError) else first_line(error)
         if type(error).__name__ == "ValidationError":  # pydantic's: its first line only counts the errors
             first = error.errors()[0]  # type: ignore[attr-defined]
             reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
@@ -76,7 +76,7 @@ PNG = Kind("the image cannot be read", most=64 * MB, times=DEFLATE, least=MB, wo
 PARQUET = Kind("the table cannot be read", _AGAIN, most=GB)
 # an empty shard takes nothing: the rows are compared with the table's; items: slices
 SLICES = Kind("the slice set cannot be read", "write it again", most=256 * MB, items=1 << 31)  # of one slice
-VOLUMES = Kind("the test volumes cannot be read", "prepare the cohort again")
+VOLUMES = Kind("the test volumes cannot be read", "prepare the cohort again", most=GB)  # labels of one, resampled
 MODEL = Kind("the model cannot be loaded", "train it again, or restore the folder from a copy")
 WEIGHTS = Kind("the weights cannot be read safely", "give a state dict (tensors only), safetensors, or TorchScript")
 # a value in Python takes 30 to 200 bytes, in JSON two

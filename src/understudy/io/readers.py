@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
+_LARGEST = 1e10  # of a weight; those of trained networks stay below 1e5
 Network = TypeVar("Network", bound="nn.Module")
 Config = TypeVar("Config")
 
@@ -90,11 +91,18 @@ def count_rows(path: Path) -> int:
 
 
 def read_tensors(path: Path, kind: Kind = MODEL) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, whose library compares the header with the bytes that are there."""
+    """The tensors of a safetensors file, whose library compares the header with the bytes that are there.
+
+    Weights that are NaN, infinite or of an absurd size are damage: the network would run with them all the same.
+    """
     import safetensors.torch
 
     with reading(path, kind):
-        return safetensors.torch.load_file(path)
+        found = safetensors.torch.load_file(path)
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and tensor.numel() and not float(tensor.abs().max()) < _LARGEST:  # NaN too
+                raise ValueError(f"{name} has values that are NaN, infinite, or above {_LARGEST:g}")
+        return found
 
 
 def built(build: Callable[[Config], Network], config: Config, held: Iterable[Any], path: Path) -> Network:
@@ -110,5 +118,5 @@ def built(build: Callable[[Config], Network], config: Config, held: Iterable[Any
     there = sum(math.prod(values.shape) for values in held)
     if wanted > 4 * there + (4 << 20):
         what = f"the file claims a network of {wanted:,} numbers, and holds {there:,}"
-        raise OverBudget(what, where=path, fix="check where the file comes from: an honest one is not like this")
+        raise OverBudget(what, where=path, fix="check where the file comes from")
     return build(config)

@@ -7,6 +7,7 @@ modification tell that it is the same.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,15 +72,20 @@ def check_seal(content: Mapping[str, Any], path: Path, fix: str = AGAIN) -> None
 
 def problem(folder: Path, name: str, files: Files, contents: bool = True) -> str:
     """What is wrong with a file of a sealed folder, "" for nothing; `contents`: not only with its size."""
+    shown = os.fsencode(name).decode(errors="backslashreplace")
     if name not in files:
-        return f"{name} is not of it"
+        return f"{shown} was added"
     try:
         found = os.stat(folder / name).st_size
         if found != files[name][0]:
-            return f"{name} has {found:,} bytes, {files[name][0]:,} were written"
-        return f"{name} has another content" if contents and file_hash(folder / name) != files[name][1] else ""
+            return f"{shown} has {found:,} bytes, {files[name][0]:,} were written"
+        return f"{shown} was changed" if contents and file_hash(folder / name) != files[name][1] else ""
     except (FileNotFoundError, NotADirectoryError):
-        return f"{name} is missing"
+        return f"{shown} is missing"
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a drive that does not answer is no damage
+            raise
+        return f"{shown} is a link to itself"
 
 
 def check_file(folder: Path, name: str, files: Files, fix: str = AGAIN) -> None:
@@ -89,10 +95,23 @@ def check_file(folder: Path, name: str, files: Files, fix: str = AGAIN) -> None:
             raise Damaged(f"the file was changed or damaged: {wrong}", where=folder / name, fix=fix)
 
 
+def are_intact(folder: Path, description: Mapping[str, Any], *names: str) -> bool:
+    """Whether files (no names: all) have the hashes of the field `sha256`: file -> SHA-256; true without the field."""
+    hashes: Mapping[str, str] = description.get("sha256") or {}
+    asked = [(folder / name, hashes[name]) for name in names or hashes if name in hashes]
+    return all(path.is_file() and file_hash(path) == expected for path, expected in asked)
+
+
+def check_intact(path: Path, description: Mapping[str, Any]) -> None:
+    """Raises `Damaged` unless the file is the one that its folder's description says, see `are_intact`."""
+    if not are_intact(path.parent, description, path.name):
+        raise Damaged("the file is not the one that was written: it was changed or damaged", where=path, fix=AGAIN)
+
+
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The content of a job's `done.json`; None if the job is not done. `Damaged` where it is not as it was written."""
     path = folder / DONE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
         done: dict[str, Any] = read_json(path, dict)
@@ -127,14 +146,14 @@ def check_sealed(folder: Path, contents: bool = True) -> None:
 
 def check_opened(path: Path) -> None:
     """The same of a file or folder that somebody opens, if it lies in the folder of a job that is done."""
-    path = Path(os.path.abspath(path))
-    for folder in [path, *path.parents][:4]:
-        if folder.parent.name == "jobs" and (done := read_done(folder)) is not None:
-            part = path.relative_to(folder).as_posix()
-            for name in done.get("files", ()):
-                wanted = part in (".", name) or name.startswith(f"{part}/")
-                if wanted and (wrong := problem(folder, name, done["files"])):
-                    raise Damaged(f"{_job(folder)} is damaged: {wrong}", where=folder, fix=REPAIR)
+    for place in {Path(os.path.abspath(path)), Path(os.path.realpath(path))}:  # also through a link to a job's folder
+        for folder in [place, *place.parents][:4]:
+            if folder.parent.name == "jobs" and (done := read_done(folder)) is not None:
+                part = place.relative_to(folder).as_posix()
+                for name in done.get("files", ()):
+                    wanted = part in (".", name) or name.startswith(f"{part}/")
+                    if wanted and (wrong := problem(folder, name, done["files"])):
+                        raise Damaged(f"{_job(folder)} is damaged: {wrong}", where=folder, fix=REPAIR)
 
 
 def _job(folder: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,9 @@ from understudy.memorization.verdict import Findings, Flags
 from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
+
+# a search's name, queries, training slices -> nearest training slices (`search.nearest`)
+Search = Callable[[str, Part, Part], pd.DataFrame]
 
 
 class Sides(NamedTuple):
@@ -179,27 +182,24 @@ class Comparison:
         return frame
 
 
-Search = Callable[[str, Part, Part], pd.DataFrame]
-
-
-def search_with(training: Part, config: AuditConfig, device: str, progress: bool, in_place: Search) -> Search:
+def search_with(config: AuditConfig, device: str, progress: bool, in_place: Search) -> Search:
     """The search of an audit: `in_place` (as `search.nearest`), and for all but faint slices `Copies` beside it."""
-    known = cache(lambda: Copies(training, config.transforms == "dihedral", device, progress))
+    known: list[tuple[Part, Copies]] = []  # of the training and of the held-out slices
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
         found = in_place(name, part, among)
-        if name == "faint":
+        if name.endswith("faint"):
             return found
-        return pd.concat([found, known().search(part, progress).drop(columns="row")], axis=1)
+        if not any(part is among for part, _ in known):
+            known.append((among, Copies(among, config.transforms == "dihedral", device, progress)))
+        copies = next(copies for part, copies in known if part is among)
+        return pd.concat([found, copies.search(part, progress).drop(columns="row")], axis=1)
 
     return search
 
 
 def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
-    """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`.
-
-    `search`: its name, queries, training slices -> nearest training slices (`search.nearest`).
-    """
+    """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`."""
     contrast = parts.training.contrast
     if not contrast.any():
         where, fix = parts.training.slices.path, "check how they were prepared"

@@ -10,10 +10,11 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization.comparison import Comparison, compare, search_with, sides
+from understudy.memorization.comparison import Comparison, Search, compare, search_with, sides
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
-from understudy.memorization.controls import COPY, run_controls, scores_of
+from understudy.memorization.controls import COPY, Controls, run_controls, scores_of
+from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import nearest
 from understudy.memorization.verdict import Findings, Verdict
@@ -33,7 +34,7 @@ class AuditResult:
     verdict: Verdict  # what was decided, in words
     neighbours: pd.DataFrame  # one row a synthetic slice: its nearest training slice and patient; not to be shared
     heldout: pd.DataFrame  # one row a judged held-out slice: its patient and scores; not to be shared
-    slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, shareable
+    slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, without neighbours
 
     @property
     def flagged(self) -> Ints:
@@ -53,7 +54,7 @@ class AuditResult:
         return histograms(self.numbers, pyplot.figure())
 
     def save(self, out: str | Path) -> Path:
-        """Writes audit.json, audit.md, p_values.parquet, which may be shared, and `private/`; returns the first."""
+        """Writes audit.json, audit.md, p_values.parquet, which name no patient, and `private/`; returns the first."""
         out = Path(out)
         write_text(out / "private" / "README.txt", README)
         names = self.neighbours.loc[self.neighbours["name"] != "", ["name", "patient"]].drop_duplicates()
@@ -81,7 +82,8 @@ def audit(
 ) -> AuditResult:  # fmt: skip
     """Are synthetic slices copies of training slices? With controls, judged by what held-out patients show.
 
-    A slice is flagged if hardly any held-out slice is as near to the training set.
+    A slice is flagged if hardly any held-out slice is as near to the training set. Copies of held-out patients are
+    searched for in the same way (`leaks`).
 
     Args:
         train, held_out: sets on disk or in memory, uint8 [N, C, H, W], that name their patients; or one prepared set
@@ -111,31 +113,41 @@ def audit(
     config = config or AuditConfig.model_validate(fields)
 
     def in_place(name: str, part: Part, among: Part) -> pd.DataFrame:
-        shown = name not in ("planted", "faint")
+        shown = name in ("heldout", "synthetic")
         # a folder each, since a search clears the parts of another one from its folder
         folder = work_dir / name if work_dir else None
         options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
         return nearest(part, among, **config.search(shown), **options)
 
-    def search_planted(copies: SliceSet) -> pd.DataFrame:
-        return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
-
-    parts = sides(train, held_out, synthetic, training_rows)
-    search = search_with(parts.training, config, device, progress, in_place)
-    comparison = compare(parts, config, search)
+    search = search_with(config, device, progress, in_place)
+    comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
+    leaks = find_leaks(comparison.parts, config, search)
+    _, decided, numbers = judge(comparison, leaks, search, device, work_dir)
     training, heldout, _ = comparison.judged
-    nulls = comparison.main.null, comparison.faint.null
-    controls = run_controls(training, heldout, nulls, search_planted, config, work_dir)
-    findings = comparison.findings(controls)
-    decided = verdict(findings)
-    numbers = _numbers(comparison, findings, decided)
-    numbers["within"] = _repeats(comparison, device)
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
     scores = comparison.heldout.filter(regex=r"^row$|\.score$")  # what p-values can be worked out from again
     scores.insert(1, "patient", heldout.patients)
-    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, comparison.slices)
+    slices = leaks.marked(comparison.slices)
+    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, slices)
+
+
+def judge(
+    comparison: Comparison, leaks: Leaks, search: Search, device: str = "cpu", work_dir: Path | None = None
+) -> tuple[Controls, Verdict, dict[str, Any]]:
+    """The controls of a comparison, the verdict, and what audit.json says of it, but for membership inference."""
+
+    def search_planted(copies: SliceSet) -> pd.DataFrame:
+        return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
+
+    training, heldout, _ = comparison.judged
+    nulls = comparison.main.null, comparison.faint.null
+    controls = run_controls(training, heldout, nulls, search_planted, comparison.config, work_dir)
+    findings = comparison.findings(controls)
+    decided = leaks.joined(verdict(findings))
+    numbers = _numbers(comparison, findings, decided, leaks)
+    return controls, decided, numbers | {"within": _repeats(comparison, device)}
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:
@@ -145,7 +157,7 @@ def refused(error: UnfitSets) -> dict[str, Any]:
     return {"format": FORMAT, "software_version": __version__, "verdict": decided.as_dict(), "refusal": error.what}
 
 
-def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> dict[str, Any]:
+def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks: Leaks) -> dict[str, Any]:
     """The content of audit.json."""
     config, null, hits, concentrated = comparison.config, comparison.main.null, findings.hits, findings.concentration
     quantile = config.quantile
@@ -190,6 +202,7 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict) -> di
             "hit": len(hits), "of": findings.training, "worst": next(iter(hits.items()), None), "counts": hits,
         },
         "concentration": concentrated.as_dict() if concentrated else None,
+        "leaks": leaks.as_dict(),
         "more_views": _more_views(comparison),
         "controls": findings.controls.as_dict(),
         "within": None,

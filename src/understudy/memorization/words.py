@@ -18,8 +18,8 @@ NEXT = (
 README = """PRIVATE: not for release.
 
 This folder belongs to an audit and says which training patient lies next to which synthetic slice; its pictures show
-training images. Keep it where the training images are kept. What may be shared is beside it: audit.json, audit.md and
-p_values.parquet.
+training images. Keep it where the training images are kept. The files beside it name no patient, but whoever holds
+slices could learn from them whether they were trained on: others get what `understudy release` takes from them.
 
 neighbours.parquet  every synthetic slice with its nearest training slice, patient and scores
 heldout.parquet     every held-out slice that p-values were made from, with its patient and scores

@@ -63,7 +63,7 @@ class Distance:
     class_name: str
     unit: str
     value: float = NAN  # synthetic against training patients
-    low: float = NAN  # 95 % over patients and blocks (resampled distances lie a little above the distance itself)
+    low: float = NAN  # 95 % over patients and blocks, see `_around`
     high: float = NAN
     floor: float = NAN  # held-out against training patients
     floor_low: float = NAN  # 2.5 and 97.5 % over random divisions of the patients into as many of each
@@ -267,7 +267,7 @@ def _values(
             if i != j:
                 parts = {s: (g.borders[:, i, j], g.borders[:, i].sum(1)) for s, g in groups.items()}
                 yield ratios("border", name, other, parts)
-    # how far a pixel was from its code before it was snapped, over slices
+    # how far a pixel was from its code before it was set to it, over slices
     told = groups["synthetic"].code_distance
     if told is not None and len(told := told[np.isfinite(told)]):
         for suffix, figure in {"": told.mean(), "_p50": np.median(told), "_p95": np.quantile(told, 0.95)}.items():
@@ -310,8 +310,18 @@ def _distances(
             out[rng.choice(len(ours), held.units, replace=False)] = 1
             divided.append(measure(1 - out, out))
     for key, found in value.items():
-        low_high, range_of_floor = (interval(np.array([m[key] for m in measured])) for measured in (some, divided))
+        low_high = _around(found, np.array([m[key] for m in some]))
+        range_of_floor = interval(np.array([m[key] for m in divided]))
         yield Distance(*key, _unit_of(key[0]), found, *low_high, floor.get(key, NAN), *range_of_floor)
+
+
+def _around(value: float, resampled: Floats) -> tuple[float, float]:
+    """95 % interval of a distance: resampled sets are farther apart than those that they are drawn from, so the
+    resampled distances are moved by the difference of their median from the distance itself."""
+    if not np.isfinite(resampled).any():
+        return NAN, NAN
+    low, high = interval(resampled - (float(np.nanmedian(resampled)) - value))
+    return max(0.0, low), high
 
 
 def _measured(both: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Floats], _Measured]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +128,16 @@ def _block(entry: Path, start: int, block: int) -> Path:
     return entry / f"block-{block}-{start:012d}.npz"
 
 
+def _read_block(path: Path) -> bytes:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return bytes(arrays["features"].astype("<f4").tobytes())
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        path.unlink(missing_ok=True)
+        what, fix = "the kept features were damaged", "run the same command again: they are computed again"
+        raise UnderstudyError(what, where=path, fix=fix) from error
+
+
 def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
     """The finished file; its blocks are put together on first use and deleted."""
     path = entry / "features.npy"
@@ -135,8 +147,7 @@ def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
                 np.lib.format.write_array_header_1_0(handle, header)
                 for start in range(0, count, block):
-                    with np.load(_block(entry, start, block), allow_pickle=False) as arrays:
-                        handle.write(arrays["features"].astype("<f4").tobytes())
+                    handle.write(_read_block(_block(entry, start, block)))
             write_json(entry / "features.json", {"sha256": file_hash(path)})
         except FileNotFoundError:  # another process has joined them meanwhile
             if not path.is_file():

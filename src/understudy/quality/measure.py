@@ -31,6 +31,7 @@ from understudy.roles import HELD_OUT, TRAINING, Part, check_alike, check_other_
 from understudy.slices import SliceSet
 
 FEWEST_ANNOTATED = 16  # pixels of a slice whose tumour is measured
+NEARER = "nearer to the training slices than new patients are, as copies would be"
 UNDEFINED = "not defined for these slices"
 
 
@@ -217,8 +218,15 @@ def _of_channel(
                 few = row.n_matched < row.dimension
                 why = f"{row.n_matched} slices are fewer than the {row.dimension} dimensions" if few else UNDEFINED
                 row.note = f"no floor: {why}"
+            row.note = row.note or _too_near(row)
             rows.append(row)
     return rows
+
+
+def _too_near(row: Row) -> str:
+    """What a distance below that of new patients means; "" for others."""
+    near = metrics.label_of(row.metric).better is False and row.matched < row.floor
+    return NEARER if near else ""
 
 
 def _floors(
@@ -279,7 +287,8 @@ def _averages(rows: list[Row]) -> list[Row]:
         # Channels of a slice are not independent: only the divisions, the same in all, can be averaged one by one.
         floors = np.mean([row.floors for row in group], axis=0).tolist()
         spreads = {"sd": NAN, "matched_sd": NAN, "floor_sd": _spread(floors)[1]}
-        out.append(replace(group[0], **averaged, **spreads, channel="mean", floors=floors))  # type: ignore[arg-type]
+        mean = replace(group[0], **averaged, **spreads, channel="mean", floors=floors)  # type: ignore[arg-type]
+        out.append(replace(mean, note=_too_near(mean)) if mean.note in ("", NEARER) else mean)
     return out
 
 

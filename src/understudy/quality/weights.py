@@ -58,10 +58,11 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
         fix = "download the file again; if you mean this one, state its SHA-256 (--weights-sha256)"
         raise UnderstudyError(f"the weights have the SHA-256 {found}, not {listed}", where=path, fix=fix)
     tensors_only, script = path.suffix == ".safetensors", False
-    if not tensors_only and zipfile.is_zipfile(path):
-        with reading(path, WEIGHTS), zipfile.ZipFile(path) as archive:
-            # TorchScript archives hold code and constants beside the tensors
-            script = any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+    with reading(path, WEIGHTS):  # `is_zipfile` raises as well
+        if not tensors_only and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                # TorchScript archives hold code and constants beside the tensors
+                script = any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
     if script and not wanted:
         what = f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})"
         fix = "state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict"

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import held_lock
+from understudy.reading.deadline import Deadline
 from understudy.reading.folder import ReadingFolder, address
 from understudy.reading.store import Store, parse_answer
 
@@ -75,6 +76,7 @@ def make_server(folder: ReadingFolder, store: Store, host: str) -> Any:
     """The uvicorn server of a study; `run(sockets=[...])` answers requests until Ctrl-C."""
     # No access log: it would hold the readers' tokens.
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    quiet["http"] = Deadline
     return uvicorn.Server(uvicorn.Config(make_app(folder, store, [host]), **quiet))
 
 
@@ -194,19 +196,22 @@ class Guard:
                 MutableHeaders(scope=message).update(SECURITY)
             await send(message)
 
-        refusal = self._refuse(Headers(scope=scope))
+        refusal = self._refuse(scope["method"], Headers(scope=scope))
         await (refusal or self.app)(scope, receive, secured)
 
-    def _refuse(self, headers: Headers) -> JSONResponse | None:
+    def _refuse(self, method: str, headers: Headers) -> JSONResponse | None:
         hosts = headers.getlist("host")
         parts = _split(f"//{hosts[0]}") if len(hosts) == 1 else None
         if parts is None or parts.username is not None or parts.path or parts.hostname not in self.hosts:
             return _problem(400, "wrong host")
         if "origin" in headers:
             origin = _split(headers["origin"])
-            if origin is None or origin.netloc.lower() != hosts[0].lower():
+            if origin is None or origin.geturl().lower() not in (
+                f"{s}://{hosts[0].lower()}" for s in ("http", "https")
+            ):
                 return _problem(403, "wrong origin")
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        followed = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"  # a link, from anywhere
+        if headers.get("sec-fetch-site") == "cross-site" and not followed:
             return _problem(403, "wrong origin")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):

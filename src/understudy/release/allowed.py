@@ -25,8 +25,9 @@ from understudy.exchange.sources import SEGMENTATION, tar_header, token
 from understudy.generators.folder import CONFIG, WEIGHTS
 from understudy.generators.registry import load_generator
 from understudy.release import content
-from understudy.release.content import SUMS, Pixels, neutral_id
+from understudy.release.content import SIGNATURE, SUMS, Pixels, neutral_id
 from understudy.release.documents import MODEL
+from understudy.release.signature import FORM
 from understudy.release.words import NEUTRAL, Words
 from understudy.slices import SHARD
 
@@ -102,7 +103,10 @@ def _listed(certificate: dict[str, Any]) -> dict[str, Check]:
     """The list: regular expression of a file's name -> what reads a file of this kind."""
     slices = certificate["kind"] == "slices"
     names = (*(DOCUMENTS if slices else MODEL_DOCUMENTS), CRATE)
-    found = {re.escape(name): _BY_ENDING[PurePosixPath(name).suffix] for name in names} | {SUMS: _sums}
+    found = {re.escape(name): _BY_ENDING[PurePosixPath(name).suffix] for name in names} | {
+        SUMS: _sums,
+        re.escape(SIGNATURE): _signature,
+    }
     if not slices:
         return found
     data, layout = certificate["data"], certificate["layout"]
@@ -154,6 +158,12 @@ def _sums(path: Path, data: dict[str, Any]) -> Content:
     with open(path, encoding="utf-8", newline="\n") as lines:
         if not all(re.match(r"[0-9a-f]{64}  ", line) and line[66:].removesuffix("\n") in names for line in lines):
             raise ValueError("a line that is no hash of a file here")
+    return [], []
+
+
+def _signature(path: Path, data: dict[str, Any]) -> Content:
+    if not re.fullmatch(FORM, _checked_text(path.read_bytes())):
+        raise ValueError("more than a signature")
     return [], []
 
 

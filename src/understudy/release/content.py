@@ -32,10 +32,10 @@ from understudy.slices import READ, SliceSet, SliceWriter
 
 LAYOUTS = ("sliceset", "png", "nifti", "nnunet", "webdataset")
 INDEX = {"id": pa.string(), "generator": pa.string(), "seed": pa.int64()}  # columns of the index, and of the manifest
-MANIFEST = {**INDEX, "p": pa.float64(), "sha256": pa.string()}  # with area.<class>
+MANIFEST = {**INDEX, "sha256": pa.string()}  # with area.<class>
 COLUMNS = tuple(MANIFEST)
 SHARD_BYTES = 2_000_000_000
-SUMS = "SHA256SUMS"
+SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 Pixels = NDArray[np.uint8]
 
 
@@ -64,7 +64,7 @@ def neutral_id(number: int) -> str:
 
 
 def clean_set(
-    synthetic: SliceSet, kept: NDArray[np.int64], p: NDArray[np.float64], out: Path, order: int | None = None
+    synthetic: SliceSet, kept: NDArray[np.int64], out: Path, order: int | None = None
 ) -> tuple[SliceSet, pa.Table, str]:
     """The slices that may go, in random order and under new ids, with generator and seed; the manifest; and the map.
 
@@ -87,7 +87,6 @@ def clean_set(
         writer.append(images, labels, frame)
         for k, name in enumerate(s.class_names, start=1):
             frame[f"area.{name}"] = (labels == k).sum(axis=(1, 2))
-        frame["p"] = p[rows]
         frame["sha256"] = [slice_hash(i, n) for i, n in zip(images, labels, strict=True)]
         parts.append(frame)
     path = writer.close().folder / "index.parquet"
@@ -105,7 +104,7 @@ def clean_set(
 
 def table_schema(columns: dict[str, pa.DataType], classes: Sequence[str]) -> pa.Schema:
     """Columns and types of a table of a package; of the manifest with the pixels of each class."""
-    areas = {f"area.{name}": pa.int64() for name in classes} if "p" in columns else {}
+    areas = {f"area.{name}": pa.int64() for name in classes} if "sha256" in columns else {}
     return pa.schema(list((columns | areas).items()))
 
 
@@ -218,12 +217,12 @@ def write_sums(folder: Path) -> str:
     """Writes SHA256SUMS, as `sha256sum -c` reads it; returns its own hash: the package's root hash."""
     names = names_below(folder)
     with atomic_path(folder / SUMS) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(f"{sha256_file(folder / n)}  {n}\n" for n in names if n != SUMS)
+        file.writelines(f"{sha256_file(folder / n)}  {n}\n" for n in names if n not in (SUMS, SIGNATURE))
     return sha256_file(folder / SUMS)
 
 
 def check_sums(folder: Path) -> tuple[int, list[str]]:
-    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links."""
+    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links, empty folders."""
     path, wanted = folder / SUMS, dict[str, bytes]()  # name -> 32 bytes
     if not path.is_file():
         raise UnderstudyError("the package has no SHA256SUMS", where=folder, fix="get it again")
@@ -236,7 +235,7 @@ def check_sums(folder: Path) -> tuple[int, list[str]]:
     count, problems = len(wanted), []
     for name in names_below(folder):
         expected, place = wanted.pop(name, None), folder / name
-        if name == SUMS:
+        if name in (SUMS, SIGNATURE):  # the list itself, and what is made of it
             continue
         if place.is_symlink() or not place.is_file():
             problems.append(f"{name} is a link or no plain file")
@@ -244,4 +243,6 @@ def check_sums(folder: Path) -> tuple[int, list[str]]:
             problems.append(f"{name} does not belong to the package")
         elif sha256_file(place) != expected.hex():
             problems.append(f"{name} was changed")
+    empty = sorted(os.path.relpath(path, folder) for path, folders, files in os.walk(folder) if not (folders or files))
+    problems += [f"{name} is an empty folder, which does not belong to the package" for name in empty]
     return count, problems + [f"{name} is missing" for name in sorted(wanted)]

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from understudy.io.files import sha256_json
 from understudy.names import display_name, percent
 from understudy.release.forms import About, Decision
+from understudy.report.answer import POOREST_BASELINE
 from understudy.report.content import read_audits
 from understudy.report.data import ReportData
 from understudy.report.page import render
@@ -31,6 +32,7 @@ from understudy.report.sections.copies import copies
 Pixels = NDArray[np.uint8]
 MODEL = "model"  # folder of the weights in a package
 SHOWN = 12  # slices on a sheet
+LITTLE = 0.5  # of the real slices' Dice
 _LINE = 18  # pixels of a line of words
 _LAYOUTS = {  # words, media type, and pattern of the files
     "sliceset": ("a slice set of Understudy (Zarr 3 and `index.parquet`)", "application/octet-stream", "data/**"),
@@ -48,7 +50,6 @@ _COLUMNS = {  # of the manifest
     "id": "Name of the slice",
     "generator": "Which generator it was sampled from",
     "seed": "Of the sampling",
-    "p": "Conformal p-value of the audit: how unusual its nearness to a training slice is among new patients",
     "sha256": "SHA-256 (hex) of image [C, H, W] and labels [H, W], uint8",
 }
 _MEDIA = {
@@ -62,12 +63,41 @@ _HUGGING_FACE = {  # its names for licences
 
 
 def stamp(certificate: dict[str, Any]) -> str:
-    """What stands on every document of a release that was forced; "" otherwise."""
-    forced = certificate.get("override")
-    if not forced:
-        return ""
-    against = "; ".join(forced["against"]) or "nothing"
-    return f"RELEASED AGAINST THE GATE. Reason given: {forced['reason']}. What spoke against it: {against}."
+    """What stands on every document of a release that was forced, or whose thresholds came late; "" otherwise."""
+    forced, marks = certificate.get("override"), []
+    if forced:
+        against = "; ".join(forced["against"]) or "nothing"
+        marks = [f"RELEASED AGAINST THE GATE. Reason given: {forced['reason']}. What spoke against it: {against}."]
+    if not certificate["decision"]["thresholds"]["before_looking"]:
+        marks.append("The thresholds were set AFTER the audit's result had been seen.")
+    return " ".join(marks)
+
+
+def usefulness(certificate: dict[str, Any]) -> str:
+    """What was measured of segmenters trained on the slices: the first line of a package."""
+    found = certificate["evaluation"] or {}
+    alone = [c for c in found.get("comparisons", []) if c.get("training") == "synthetic"]
+    alone = [c for c in alone if c["relative_dice"] is not None]
+    if alone and found["baseline_dice"] < POOREST_BASELINE:
+        return (
+            "Whether segmenters learn anything from these slices could not be told: those trained on the real slices"
+            f" reached a mean Dice of only {found['baseline_dice']:.2f}."
+        )
+    if not alone:
+        return (
+            "Whether segmenters learn anything from these slices was not measured. That they passed the search for"
+            " copies says nothing about it: slices that show nothing pass it as well."
+        )
+    best, before = alone[0], certificate["audit"].get("before")
+    interval = "" if best["low"] is None else f" (95 % interval {percent(best['low'])} to {percent(best['high'])})"
+    said = (
+        f"Trained on such slices alone, a segmenter reached {percent(best['relative_dice'])}{interval} of the Dice of"
+        f" one trained on real slices, on {found['patients']} test patients."
+    )
+    if best["relative_dice"] < LITTLE:
+        said += " That is little: slices that show next to nothing pass the search for copies."
+    whole = before is not None and before > certificate["audit"]["released"]
+    return said + f" It was measured with all {before or 0:,}, before some were taken out." * whole
 
 
 def signed(decision: Decision) -> str:
@@ -76,10 +106,11 @@ def signed(decision: Decision) -> str:
     agreed = f"quantile {limits.quantile}, at most {limits.most_flagged:.2%} flagged"
     if limits.most_auc is not None:
         agreed += f", AUC of membership inference at most {limits.most_auc}"
+    seen_before = "before" if limits.before_looking else "AFTER"
     whom = ", ".join(x for x in (by.name, by.role, by.organisation) if x)
     paragraph = (
         f"Decision of {decision.date}: {decision.decision.replace('_', ' ')}, by {whom}. The thresholds ({agreed}) were"
-        f" agreed on {limits.set_on}, before anyone had seen the result, as the signer states."
+        f" agreed on {limits.set_on}, {seen_before} the result had been seen, as the signer states."
     )
     seen = f"What the closest pairs show: {decision.gallery.rstrip('.')}." if decision.gallery else ""
     return " ".join(part for part in (paragraph, seen, decision.remarks) if part)
@@ -156,7 +187,8 @@ def _render(template: str, about: About, certificate: dict[str, Any], **fields: 
     }
     return environment.get_template(template).render(
         about=about, certificate=certificate, audit=certificate["audit"], data=data, forced=stamp(certificate),
-        classes=[c["name"] for c in data["classes"][1:]], year=certificate["released"][:4], **fields,
+        usefulness=usefulness(certificate), classes=[c["name"] for c in data["classes"][1:]],
+        year=certificate["released"][:4], **fields,
     )  # fmt: skip
 
 
@@ -174,14 +206,12 @@ def evidence(
     if isinstance(shown, Path):
         gallery = make_gallery(report)
         classes = list(zip(gallery.classes, plots.colours(len(gallery.classes)), strict=True))
-        removed = ", the flagged ones among them, which are not in this package." if c["flagged"] else ": those here."
+        gone = c["before"] > c["released"]
+        removed = ", those among them that are not in this package." if gone else ": those here."
         fields = {"heading": "What is left after the audit", "drawn": " from those that are here",
                   "audited": f"All {c['before']:,} slices{removed}",
                   "gallery": gallery, "picture": "", "classes": classes}  # fmt: skip
-        second = (
-            f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates"
-            f" of them were taken out, {c['released']:,} are here."
-        )
+        second = f"{c['before']:,} slices were audited, {c['released']:,} are here; taken out: {c['taken_out']}."
         facts.insert(0, ("Slices", f"{data['slices']:,}"))
     else:
         audited = f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged."
@@ -193,7 +223,8 @@ def evidence(
     return render(
         "evidence.html.j2", PackageLoader("understudy.release"), about=about, released=certificate["released"],
         version=certificate["software_version"], forced=stamp(certificate), facts=facts,
-        paragraphs=[c["verdict"]["headline"], second, signed(decision), f"Known defects: {about.known_defects}"],
+        paragraphs=[c["verdict"]["headline"], usefulness(certificate), second, signed(decision),
+                    f"Known defects: {about.known_defects}"],
         audit=copies(report, read_audits(report)), **fields,
     )  # fmt: skip
 

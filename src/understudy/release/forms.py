@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -72,8 +72,10 @@ class Thresholds(_Form):
 
     quantile: float = Field(description="of the audit: a slice nearer than this share of new patients is flagged")
     most_flagged: float = Field(ge=0, le=1, description="share (0 to 1) of flagged slices above which none is released")
-    set_on: dt.date = Field(description="when these were agreed, YYYY-MM-DD: the day of the audit or earlier")
-    before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
+    set_on: dt.date = Field(description="when these were agreed, YYYY-MM-DD")
+    before_looking: bool = Field(
+        description="true, if nobody had seen the audit's result then; with false every document says so"
+    )
     most_auc: float | None = Field(
         None, ge=0.5, le=1,
         description="for weights only (0.5 to 1): limit of the 95 % interval of the AUC of membership inference",
@@ -112,11 +114,26 @@ def checked_form(content: object, form: type[Form], where: str | Path) -> Form:
     try:
         found = form.model_validate(content)
     except ValidationError as error:
-        problems = {".".join(map(str, e["loc"])): e["msg"] for e in error.errors()} | problems
+        problems = {".".join(map(str, e["loc"])): _said(e) for e in error.errors()} | problems
     if problems:
         what = "\n  ".join(["the form is not complete:", *(f"{place}: {what}" for place, what in problems.items())])
         raise UnderstudyError(what, where=where, fix="fill it in")
     return found
+
+
+def _said(entry: Any) -> str:
+    """One of pydantic's errors in words."""
+    kind, context = str(entry["type"]), entry.get("ctx", {})
+    known = {
+        "missing": "is missing", "extra_forbidden": "is no field of this form",
+        "literal_error": f"should be {str(context.get('expected', '')).lower()}",
+        "string_pattern_mismatch": "should be letters, digits, - and _ alone", "string_type": "should be text",
+        "greater_than_equal": f"should be {context.get('ge', 0):g} or more",
+        "less_than_equal": f"should be {context.get('le', 0):g} or less", "too_short": "should have at least one entry",
+    }  # fmt: skip
+    parsed = {"date": "a date such as 2026-01-31", "float": "a number", "bool": "true or false", "list": "a list"}
+    said = known.get(kind) or f"should be {parsed.get(kind.split('_')[0], 'filled in as the comment beside it says')}"
+    return said if isinstance(entry["input"], dict | list) else f"{said} (given: {entry['input']})"
 
 
 def _unfilled(value: object, name: str = "") -> list[str]:

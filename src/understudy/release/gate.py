@@ -4,7 +4,7 @@ Flagged slices are taken out. Nothing can be taken out of weights: they are test
 """
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from understudy.generators.registry import KINDS
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.membership import Membership, membership
-from understudy.memorization.screen import Recheck, near_duplicates, recheck, rows_left
+from understudy.memorization.screen import Recheck, recheck, rows_left
 from understudy.memorization.words import missed_copies, people
 from understudy.release.forms import Decision
 from understudy.runtime.memory import release_memory
@@ -61,24 +61,26 @@ def clear(
     """Rechecks the audit of slices and weighs the decision; raises what speaks against it and is not overridden."""
     _check_decision(decision, override)
     found, synthetic = audited.recheck(device, progress), audited.synthetic
-    flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
-    alike = near_duplicates(synthetic, flagged, found.numbers, device, progress)
+    kept, counts = rows_left(synthetic, found.table, found.numbers, device, progress)
     release_memory()
-    kept = rows_left(synthetic, flagged, alike)
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
-    rest = found.rest(kept, screened=bool(before) or len(kept) < len(synthetic))
+    rest = found.rest(kept, screened=bool(before) or counts.flagged + counts.leaked > 0)
     against = _objections(found, decision, audited.audit)
-    if decision.decision == "approve" and (len(flagged) or before.get("flagged")):
-        removed = f"`understudy screen` took out {before['flagged']}" if before.get("flagged") else "would be removed"
-        against.append(f"slices are flagged ({removed}), but the decision is `approve`: write `approve_with_removal`")
+    copies = {
+        "are taken out": counts.flagged + counts.leaked,
+        "were taken out before": before.get("flagged", 0) + before.get("leaked", 0),
+    }
+    if decision.decision == "approve" and any(copies.values()):
+        words = " and ".join(f"{number:,} copies {when}" for when, number in copies.items() if number)
+        against.append(f"{words}, but the decision is `approve`: write `approve_with_removal`")
     if rest.kind != "no_sign":
         against.append(f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}")
     certified = {
-        "before": int(found.numbers["sets"]["synthetic"]["slices"]), "flagged": len(flagged), "alike": len(alike),
-        "released": len(kept), "verdict_before": found.numbers["verdict"]["headline"], "verdict": rest.as_dict(),
+        **{name: value for name, value in asdict(counts).items() if name != "kept"}, "released": len(kept),
+        "taken_out": counts.words(), "verdict_before": found.numbers["verdict"]["headline"], "verdict": rest.as_dict(),
     }  # fmt: skip
     if before:
-        certified["screened"] = {name: int(before[name]) for name in ("before", "flagged", "alike")}
+        certified["screened"] = {name: int(before.get(name, 0)) for name in asdict(counts)}
     return Clearance(found, certified, _weighed(against, override, audited.audit), kept)
 
 
@@ -106,9 +108,7 @@ def clear_model(
     if not apart <= SAME_AUC:  # NaN fails as well
         what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
         raise UnderstudyError(f"{what}: the record was changed, or is of other slices", where=audit, fix=_ASK)
-    verdict, said = found.rest(np.arange(len(synthetic)), screened=False), found.numbers["verdict"]
-    if verdict.kind != said["kind"]:
-        raise UnderstudyError("the audit's verdict is not that of these slices", where=audit, fix=_ASK)
+    said = found.numbers["verdict"]
     against = _objections(found, decision, audit)
     most = decision.thresholds.most_auc
     if asked.low > 0.5 or min(asked.training_patients, asked.heldout_patients) < FEWEST_PATIENTS:
@@ -118,14 +118,14 @@ def clear_model(
     elif asked.high > most:
         interval = f"95 % interval by patient {asked.low:.2f} to {asked.high:.2f}"
         against.append(f"the weights' AUC may be as high as {asked.high:.2f} ({interval}), agreed was {most:.2f}")
-    if verdict.kind != "no_sign":
+    if said["kind"] != "no_sign":
         against.append(f"the audit's verdict on its samples: {said['headline']}")
     if decision.decision == "approve_with_removal":
         against.append("the decision is `approve_with_removal`, but nothing can be taken out of weights")
     flagged, judged = (found.table[name].to_numpy(bool) for name in ("flagged", "judged"))
-    said = {name: said[name] for name in ("kind", "headline", "sentences", "limits")}
+    shown = judged & ~flagged & (found.table["leaked"].to_numpy(str) == "")
     certified = {"judged": int(judged.sum()), "flagged": int(flagged.sum()), "verdict": said}
-    return Clearance(found, certified, _weighed(against, override, audit), np.flatnonzero(judged & ~flagged)), asked
+    return Clearance(found, certified, _weighed(against, override, audit), np.flatnonzero(shown)), asked
 
 
 def _check_weights(model: Path, synthetic: SliceSet) -> None:
@@ -164,7 +164,8 @@ def _objections(found: Recheck, decision: Decision, audit: Path) -> list[str]:
     """Where the audit's controls failed, or it is not what was agreed on."""
     limits, config, concentration = decision.thresholds, found.numbers["config"], found.concentration
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
-    rate = int(found.table["flagged"].sum()) / max(1, int(found.table["judged"].sum()))
+    copies = found.table["flagged"].to_numpy(bool) | (found.table["leaked"].to_numpy(str) != "")
+    rate = int(copies.sum()) / max(1, int(found.table["judged"].sum()))
     against = []
     if found.controls.missed:
         against.append(
@@ -188,8 +189,11 @@ def _objections(found: Recheck, decision: Decision, audit: Path) -> list[str]:
             f"{rate:.2%} of the slices are flagged, more than the {limits.most_flagged:.2%} that were agreed on"
             " (`most_flagged`): train on more patients and audit again"
         )
-    if limits.set_on > audited:
-        against.append(f"the thresholds of {limits.set_on} are younger than the audit of {audited}: audit again")
+    if limits.set_on > audited and limits.before_looking:
+        against.append(
+            f"the thresholds of {limits.set_on} are younger than the audit of {audited}: audit new samples, or say"
+            " `before_looking: false`, which every document of the package then says as well"
+        )
     if decision.date < limits.set_on:
         against.append(f"the decision of {decision.date} is older than its thresholds of {limits.set_on}")
     if decision.date > dt.date.today():

@@ -21,7 +21,10 @@ from understudy.exchange.description import CERTIFICATE, FORMAT
 from understudy.generators.folder import CONFIG, UNTRACED, WEIGHTS, save_model
 from understudy.generators.registry import KINDS, load_generator
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
-from understudy.memorization.words import spread
+from understudy.io.seals import Damaged
+from understudy.memorization.membership import Membership
+from understudy.memorization.shared import rounded, shared
+from understudy.memorization.words import as_markdown, spread
 from understudy.release import documents
 from understudy.release.allowed import CRATE, DOCUMENTS, MODEL_DOCUMENTS
 from understudy.release.content import (
@@ -37,6 +40,7 @@ from understudy.release.content import (
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, clear_model
 from understudy.release.scan import Scan, refuse, refuse_forms, scan
+from understudy.release.signature import check_key, sign
 from understudy.release.words import Words, secrets_of
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -60,7 +64,7 @@ class Released:
 def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
     override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
-    order: int | None = None,
+    order: int | None = None, evaluation: dict[str, Any] | None = None, key: Path | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -69,16 +73,17 @@ def release_slices(
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
         order: seed of the order of the slices, in which they are numbered anew; None: one that nobody knows.
+        evaluation: Dice of segmenters trained with the slices (`study.released.dice_of`); None: not measured.
+        key: private key of SSH, by which the package is signed.
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
-    words = _checked(audited, about, decision, override, out)
+    words = _checked(audited, about, decision, override, out, key)
     with _assembling(out) as (folder, work):
         cleared = clear(audited, decision, override, device, progress)
         place = folder / "data" if layout == "sliceset" else work / "slices"
         place.parent.mkdir(parents=True, exist_ok=True)
-        p = cleared.found.table["p"].to_numpy(float)
-        slices, table, ids = clean_set(audited.synthetic, cleared.kept, p, place, order)
+        slices, table, ids = clean_set(audited.synthetic, cleared.kept, place, order)
         release_memory()
         reading: dict[str, Any] = {"layout": "slices"}
         if layout != "sliceset":
@@ -88,8 +93,9 @@ def release_slices(
         manifest = table.to_pandas()
         head, areas = head_of(slices), [c for c in map(str, manifest) if c.startswith("area.")]
         certificate = {
-            **_certificate("slices", about, decision, cleared, audited.audit, folder),
+            **_certificate("slices", about, decision, cleared, folder),
             "layout": layout,
+            "evaluation": evaluation,
             "data": {
                 **head,
                 "slices": len(slices),
@@ -106,14 +112,15 @@ def release_slices(
         }
         write_json(folder / "croissant.json", documents.croissant(about, certificate, manifest))
         texts = documents.slice_documents(about, decision, certificate)
-        texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, place)
+        texts["evidence.html"] = documents.evidence(about, decision, certificate, folder / "audit", place)
         crate = documents.ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
-        return _sealed(folder, out, certificate, texts, crate, audited, words, ids)
+        return _sealed(folder, out, certificate, texts, crate, audited, words, key, ids)
 
 
 def release_model(
     model: Path, audited: Audited, about: About, decision: Decision, out: Path, override: str | None = None,
     device: str = "cpu", progress: bool = False, evaluation: dict[str, Any] | None = None, hidden: Sequence[Path] = (),
+    key: Path | None = None,
 ) -> Released:  # fmt: skip
     """Writes the package of a trained generator at `out`, which must not exist; raises if the gate or the scan refuses.
 
@@ -121,8 +128,9 @@ def release_model(
         model: folder of the generator; `audited` are its samples.
         evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`).
         hidden: further paths that no document may name.
+        key: private key of SSH, by which the package is signed.
     """
-    words = _checked(audited, about, decision, override, out, [model, *hidden])
+    words = _checked(audited, about, decision, override, out, key, [model, *hidden])
     with _assembling(out) as (folder, _):
         cleared, asked = clear_model(model, audited, decision, override, device, progress)
         config = _write_weights(model, folder / documents.MODEL)
@@ -130,28 +138,28 @@ def release_model(
         if written != audited.synthetic.attrs["weights"]:  # which the gate has compared with the audited file
             raise UnderstudyError("the audited file has more than the EMA weights", where=model, fix="train it again")
         certificate = {
-            **_certificate("generator", about, decision, cleared, audited.audit, folder),
+            **_certificate("generator", about, decision, cleared, folder, asked),
             "model": _describe(folder / documents.MODEL, config),
-            "white_box": asked.as_dict(),
+            "white_box": rounded(asked.as_dict()),
             "evaluation": evaluation,
         }
         chosen = np.sort(np.random.default_rng(0).permutation(cleared.kept)[: documents.SHOWN])
         picture = documents.sheet(list(zip(*audited.synthetic.read(chosen), strict=True)), certificate["model"])
         picture.save(folder / "samples.png", optimize=True)
         texts = documents.model_documents(about, decision, certificate, config)
-        texts["evidence.html"] = documents.evidence(about, decision, certificate, audited.audit, picture)
+        texts["evidence.html"] = documents.evidence(about, decision, certificate, folder / "audit", picture)
         crate = documents.ro_crate(about, certificate, MODEL_DOCUMENTS, {})
-        return _sealed(folder, out, certificate, texts, crate, audited, words)
+        return _sealed(folder, out, certificate, texts, crate, audited, words, key)
 
 
 def _certificate(
-    kind: str, about: About, decision: Decision, cleared: Clearance, audit: Path, folder: Path
+    kind: str, about: About, decision: Decision, cleared: Clearance, folder: Path, asked: Membership | None = None
 ) -> dict[str, Any]:
-    """Copies the audit's numbers and words (no neighbour, no p-value by slice); what every certificate says."""
-    (folder / "audit").mkdir(exist_ok=True)
-    for name in ("audit.json", "audit.md"):
-        shutil.copyfile(audit / name, folder / "audit" / name)
+    """Writes what a recipient is told of the audit, as it was found again; returns what every certificate says."""
     found, concentration = cleared.found, cleared.found.concentration
+    numbers = shared(found.numbers, asked.as_dict() if asked else None)
+    write_json(folder / "audit" / "audit.json", numbers)
+    write_text(folder / "audit" / "audit.md", as_markdown(numbers))
     training = found.found.parts.training
     return {
         "format": FORMAT,
@@ -172,7 +180,7 @@ def _certificate(
             "training_patients": training.count,
             "concentration": None
             if concentration is None
-            else concentration.as_dict() | {"words": spread(concentration)},
+            else rounded(concentration.as_dict()) | {"words": spread(concentration)},
             "recomputed": True,
             **cleared.certified,
         },
@@ -199,9 +207,13 @@ def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _checked(
-    audited: Audited, about: About, decision: Decision, override: str | None, out: Path, hidden: Sequence[Path] = ()
-) -> Words:
-    """What the package must not hold; raises if the forms, from which its texts are written, hold it already."""
+    audited: Audited, about: About, decision: Decision, override: str | None, out: Path, key: Path | None,
+    hidden: Sequence[Path] = (),
+) -> Words:  # fmt: skip
+    """What the package must not hold; raises if the forms, from which its texts are written, hold it already, or if
+    the key cannot sign."""
+    if key is not None:
+        check_key(key)
     real = _real(audited)
     paths = [audited.synthetic.folder, audited.audit, *hidden, *(s.folder for s in real), out]
     words = Words(secrets_of(real, paths, about.sites_named))
@@ -216,9 +228,9 @@ def _real(audited: Audited) -> list[SliceSet]:
 
 def _sealed(
     folder: Path, out: Path, certificate: dict[str, Any], texts: dict[str, str], crate: dict[str, Any],
-    audited: Audited, words: Words, ids: str = "",
+    audited: Audited, words: Words, key: Path | None, ids: str = "",
 ) -> Released:  # fmt: skip
-    """Writes the documents, searches `folder` for what must not leave (else raises), and writes its hashes.
+    """Writes the documents, searches `folder` for what must not leave (else raises), writes its hashes and signs them.
 
     The map `ids` is written beside `out`, for its owner only.
     """
@@ -230,6 +242,8 @@ def _sealed(
     searched = scan(folder, certificate, _real(audited), words)
     refuse(searched, folder)
     root, beside = write_sums(folder), _ids_of(out) if ids else None
+    if key is not None:
+        sign(folder, key)
     if beside:
         write_text(beside, ids)
         beside.chmod(0o600)
@@ -247,9 +261,6 @@ def _write_weights(model: Path, folder: Path) -> dict[str, Any]:
     Tensors are read into the network and written again: optimiser states, the discriminator, metadata stay behind.
     """
     generator, config = load_generator(model)
-    for name, value in generator.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise UnderstudyError(f"{name} has values that are not finite", where=model, fix="train it again")
     kept = {name: config[name] for name in _KEPT if name in config}
     if "training" in config:
         kept["training"] = {k: v for k, v in config["training"].items() if k not in _NOT_TRAINING}
@@ -285,7 +296,7 @@ def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
     if sha256_file(folder / CONFIG) != certified["config_sha256"]:
         problems.append("the configuration is not the one that was certified")
     config = read_json(folder / CONFIG)
-    if config.get("kind") not in KINDS or set(config) - {*_KEPT, "training"}:
+    if config.get("kind") not in KINDS or set(config) - {*_KEPT, "training", "sha256"}:
         return [*problems, "the configuration has other fields than a release has"]
     try:
         with safe_open(path, "pt") as tensors:
@@ -295,7 +306,8 @@ def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
         raise UnderstudyError(what, where=path, fix="get them again") from error
     if extra:
         problems.append(f"the weights' file holds metadata ({', '.join(sorted(extra))})")
-    generator, _ = load_generator(folder)  # refuses tensors that are missing, strange, or of another shape
-    if not all(torch.isfinite(value).all() for value in generator.state_dict().values()):
-        problems.append("the weights hold values that are not finite")
+    try:
+        load_generator(folder)  # refuses tensors that are missing, strange, not finite, or of another shape
+    except Damaged:
+        problems.append("the weights are not those of their configuration")
     return problems

@@ -5,8 +5,9 @@ What is not on the list of its format, or cannot be read, is a finding (`allowed
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError, first_line
 from understudy.release.allowed import held
 from understudy.release.content import names_below, read_back
+from understudy.release.parts import RealParts
 from understudy.release.words import OURS, Words
-from understudy.slices import SliceSet
+from understudy.slices import READ, SliceSet
 
 _SHOWN = 5
 
@@ -44,15 +46,33 @@ def scan(package: Path, certificate: dict[str, Any], real: Sequence[SliceSet], w
             findings += [f"{name} holds {what}" for text in texts for what in words.found_in(text, OURS)]
             if any(_digest(picture) in single for picture in pictures):
                 findings.append(f"{name} shows a channel of a real slice, pixel by pixel")
-        for name, image, _ in read_back(package, certificate["data"]) if slices else ():
-            count += 1
-            if _digest(image) in known:
-                findings.append(f"slice {name} is a real slice, pixel by pixel")
-            elif any(_digest(channel) in single for channel in image):
-                findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
+        if slices:
+            read = ((name, image) for name, image, _ in read_back(package, certificate["data"]))
+            parts = RealParts(real, certificate["data"]["channels"])
+            while some := list(islice(read, READ)):
+                count += len(some)
+                findings += _real(some, known, single, parts)
     except Exception as error:  # what cannot be read does not pass
         findings.append(f"the package cannot be read: {words.spoken(first_line(error))}")
     return Scan(len(names_below(package)), count, sum(map(len, real)), words.count, words.unsought, findings)
+
+
+def _real(
+    some: Sequence[tuple[str, NDArray[np.uint8]]], known: set[bytes], single: set[bytes], parts: RealParts
+) -> Iterator[str]:
+    """What of these slices (name, image) is of a real one."""
+    found = parts.found_in(np.stack([image for _, image in some]))
+    for i, (name, image) in enumerate(some):
+        if _digest(image) in known:
+            yield f"slice {name} is a real slice, pixel by pixel"
+        elif any(_digest(channel) in single for channel in image):
+            yield f"a channel of slice {name} is that of a real slice, pixel by pixel"
+        elif i in found:
+            channel, likeness = found[i]
+            yield (
+                f"slice {name} holds a part of a real slice: a quarter of its channel {channel + 1} has the same fine"
+                f" structure (correlation {likeness:.2f})"
+            )
 
 
 def refuse_forms(words: Words, forms: Mapping[str, Any]) -> None:

@@ -3,12 +3,13 @@
 Hashes inside show damage; a package that somebody rewrote whole shows only by the root hash that was published.
 """
 
+import os
+import re
+import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, certificate_of
@@ -16,47 +17,63 @@ from understudy.generators.folder import WEIGHTS, classes_of
 from understudy.generators.joint import decode
 from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
+from understudy.io.readers import read_table
 from understudy.memorization.controls import Controls
 from understudy.release.allowed import DOCUMENTS, MODEL_DOCUMENTS
-from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
+from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, names_below, read_back, slice_hash
 from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
 from understudy.release.package import weights_problems
+from understudy.release.signature import form_problem, problem_of
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 
 
 @dataclass
 class Verification:
-    """What was found: `problems` empty means intact."""
+    """What was found. Without problems it is unchanged since its own list of hashes was written; by whom, only a
+    published root hash or a key tells."""
 
     root: str
     compared: bool  # with the published root hash
+    signed: bool  # by the holder of the key that was given
     certificate: dict[str, Any]
     files: int
     problems: list[str]
     slices: int = 0
-    override: str = ""
+    override: str = ""  # what is stamped on its documents: released against the gate, thresholds that came late
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "intact": not self.problems}
+        known = self.compared or self.signed
+        return {**asdict(self), "unchanged": not self.problems, "intact": known and not self.problems}
 
 
-def verify(package: str | Path, root: str | None = None, pictures: Path | None = None) -> Verification:
+def verify(
+    package: str | Path, root: str | None = None, pictures: Path | None = None, key: Path | None = None
+) -> Verification:
     """Checks a package; raises where there is none, or its list of hashes cannot be read.
 
     Args:
         root: hash that its publisher made known; None: not compared.
         pictures: PNG file for a contact sheet.
+        key: public key of SSH that its publisher made known; None: of a signature only the form is checked.
     """
     folder = Path(package)
+    if root is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", root.strip()):
+        raise UnderstudyError(
+            "this is no root hash", "root", "give the 64 digits (0-9, a-f) that its publisher made known"
+        )
     certificate = certificate_of(folder)
     files, problems = check_sums(folder)
     own = sha256_file(folder / SUMS)
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
-    found = Verification(own, root is not None, certificate, files, problems)
+    if wrong := problem_of(folder, key) if key is not None else form_problem(folder):
+        problems.insert(0, wrong)
+    found = Verification(own, root is not None, key is not None, certificate, files, problems)
+    if any(not stat.S_ISREG(os.lstat(folder / name).st_mode) for name in names_below(folder)):
+        return found  # `check_sums` names it; reading a link or a pipe could lead anywhere
     check = {"slices": _check_slices, "generator": _check_generator}.get(str(certificate.get("kind")))
     if check is None:
         problems.append("its certificate describes neither slices nor a generator")
@@ -76,8 +93,9 @@ def _check_slices(found: Verification, folder: Path, look: bool) -> list[tuple[P
     """Adds the problems; returns some slices (image, labels) to look at."""
     problems, data, certified = found.problems, found.certificate["data"], found.certificate["audit"]
     _check_documents(found, folder, DOCUMENTS, ("README.md", "DATASHEET.md"), "data/")
-    manifest = pd.read_parquet(folder / "manifest.parquet")
-    if set(manifest.columns) != {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}:
+    manifest = read_table(folder / "manifest.parquet", "id")
+    columns = {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}
+    if set(manifest.columns) - {"p"} != columns:  # p-values of slices were in packages of earlier versions
         problems.append("manifest.parquet has other columns than a release has")
     if len(manifest) != data["slices"] or manifest["id"].duplicated().any():
         problems.append("manifest.parquet does not list each slice once")
@@ -85,10 +103,9 @@ def _check_slices(found: Verification, folder: Path, look: bool) -> list[tuple[P
     if content_root(head, manifest) != found.certificate["content"]["root"]:
         problems.append("the manifest is not the one that was certified: ids or slices were changed")
     _check_audit(found, folder)
-    if certified["before"] - certified["flagged"] - certified["alike"] != len(manifest):
+    taken = sum(certified.get(name, 0) for name in ("flagged", "alike", "leaked", "unjudged"))
+    if certified["before"] - taken != len(manifest):
         problems.append(f"{certified['before']} audited less those taken out are not the {len(manifest)} slices here")
-    if (manifest["p"] <= 1 - certified["quantile"] + 1e-12).any():
-        problems.append("a flagged slice is in the manifest")
     listed = {p["@id"]: p for p in read_json(folder / "croissant.json")["distribution"]}
     if listed["manifest.parquet"]["sha256"] != sha256_file(folder / "manifest.parquet"):
         problems.append("croissant.json names another manifest")
@@ -125,7 +142,7 @@ def _check_generator(found: Verification, folder: Path, look: bool) -> list[tupl
             break
     if numbers["flags"]["count"] != certified["flagged"] or numbers["verdict"]["kind"] != certified["verdict"]["kind"]:
         problems.append("the certificate states another verdict than the audit")
-    if not found.override and (numbers["verdict"]["kind"] != "no_sign" or asked.get("low", 1) > 0.5):
+    if not certificate.get("override") and (numbers["verdict"]["kind"] != "no_sign" or asked.get("low", 1) > 0.5):
         problems.append("the audit speaks against a release that was not forced")
     if certificate["model"]["weights"]["sha256"] not in (folder / "README.md").read_text(encoding="utf-8"):
         problems.append("the model card is of other weights")
@@ -158,6 +175,6 @@ def _check_audit(found: Verification, folder: Path) -> dict[str, Any]:
         found.problems.append("the audit is not the one that was certified")
     if numbers["sets"]["synthetic"]["content_hash"] != certified["audited_set"]:
         found.problems.append("the audit is of another set")
-    if Controls.of(numbers).missed and not found.override:
+    if Controls.of(numbers).missed and not found.certificate.get("override"):
         found.problems.append("the audit misses its planted copies")
     return numbers

@@ -5,7 +5,7 @@ digits alone. How far depends on its length, or the patient "1" would be in ever
 
     6 characters with letters and digits, or 8 letters: anywhere, also inside other words
     4 characters, not all digits: as a whole word
-    6 digits of a patient's id: as a whole number, whatever separates them
+    6 digits of a patient's id: as a whole number, in groups that up to three signs separate, or grouped as in the id
     fewer, or in the templates that every package is made from: not in texts; `Words.unsought` counts these
 """
 
@@ -23,29 +23,22 @@ from understudy.slices import SliceSet
 
 NEUTRAL = "syn"  # released slices are called syn000000, syn000001, ...
 _WHOLE, _INSIDE, _LETTERS, _DIGITS, _PATHS = 4, 6, 8, 6, 10  # characters from which on a spelling is looked for
+_GROUPS = 6  # numbers that an id may consist of
 _COMMON = {
-    "root",
-    "user",
-    "admin",
-    "ubuntu",
-    "localhost",
-    "debian",
-    "home",
-    "data",
-    "hospital",
-    "clinic",
-    "unknown",
-    "",
-}
+    "root", "user", "admin", "ubuntu", "localhost", "debian", "home", "data", "hospital", "clinic", "unknown", "",
+}  # fmt: skip
 _COLUMNS = {"subject": "a patient's id", "id": "a slice's id", "site": "a site's name"}  # of an index; patients first
 _PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
 _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _LOOK_ALIKE = str.maketrans("авекмнорстухіјαβεικνορτυχ", "abekmhopctyxijabeiknoptux")  # Cyrillic and Greek
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
-_NUMBER = re.compile(r"\d+(?:[-_., /:'’]\d+)*")
+_GROUPED = re.compile(r"\d+(?:[\W_]{1,3}\d+)*")
+_RATE = re.compile(r"(?<![\w.])0\.\d+(?![\d.])")  # as in `"p": 0.012`, which is not the patient P0012
+_MEASURED = re.compile(r"(?<![\w.])(?:0\.\d+|\d{1,3}\.(?!\d{3}(?!\d))\d+)(?![\d.])")  # a decimal, no id
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|[nrtbf/\"\\])")
 _HASH = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
 _COUNTED = re.compile(rf"(?<![0-9a-zA-Z])(?:{NEUTRAL}|shard-)\d{{6,}}(?!\d)")  # released slices, shards
+_TAG = re.compile(r"<[^<>]{1,200}>")
 _INLINE = re.compile(r"</?(?:[abiu]|em|strong|span|tspan|code|su[bp]|wbr|mark|font)\b[^>]*>|[*`]|<!--|-->")
 # what the software itself writes into documents: the names of patients in an audit, colours, names in figures
 OURS = re.compile(r"\bpatient \d{1,4}\b|(?<=: )#[0-9a-f]{6}(?=[\";}])|(?:(?<=id=\")|(?<=#))[a-z][0-9a-f]{10}(?=[\")])")
@@ -103,8 +96,7 @@ class Words:
             if what == "a slice's id" and any(True for _ in self._spellings(word)):
                 continue  # it holds its patient's, by which it is found
             spelt = {s for s in map(_squeezed, _foldings(word)) if self._add(s, what)}
-            runs = re.findall(r"\d+", fold(word)) if what == "a patient's id" else []
-            numbers = {n for run in ("".join(runs), *runs) for n in (run, run.lstrip("0")) if len(n) >= _DIGITS}
+            numbers = set(_numbers_in(fold(word), whole=True)) if what == "a patient's id" else set[str]()
             self._numbers |= dict.fromkeys(numbers, what)
             self.unsought += not spelt and not numbers
         rooms = ("understudy.release", "understudy.report")
@@ -132,8 +124,9 @@ class Words:
         text = _COUNTED.sub(" ", _HASH.sub(" ", text))
         text = html.unescape(passed_over.sub(" ", text) if passed_over else text)
         decoded = _decoded(_decoded(text))  # a form may quote what was quoted already
-        for reading in {text, decoded, _INLINE.sub("", decoded)}:
-            found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(reading)}
+        for reading in {text, decoded, _INLINE.sub("", decoded), _TAG.sub(" ", decoded)}:
+            rated = _RATE.sub(" zz ", reading)  # letters, so that the words on both sides are not joined
+            found |= {f"{self._what[s]} ({_masked(s)})" for s in self._spellings(rated)}
             found |= {f"{self._numbers[n]} ({_masked(n)})" for n in _numbers_in(fold(reading)) if n in self._numbers}
             found |= {f"a path ({path[:3]}…, {len(path)} characters)" for path in _PATH.findall(reading)}
         return sorted(found)
@@ -158,12 +151,18 @@ class Words:
                         yield spelling
 
 
-def _numbers_in(folded: str) -> Iterator[str]:
-    """Whole numbers of a text, and runs of digits between separators, with and without zeros before them."""
-    for number in _NUMBER.findall(folded):
-        if not re.fullmatch(r"0\.\d+|\d{1,3}\.(?!\d{3}$)\d+", number):  # a decimal fraction: measured
-            for one in (re.sub(r"\D", "", number), *re.findall(r"(?<![\d.])\d+(?![\d.])", number)):
-                yield from (one, one.lstrip("0"))
+def _numbers_in(folded: str, whole: bool = False) -> Iterator[str]:
+    """Numbers of at least six digits, with and without zeros before them: "123-45-678" gives 12345678 and itself.
+
+    Runs of digits that few signs separate are joined, all of them; with "-" between them also neighbours, as an id of
+    several numbers has them. `whole`: of an id, whose runs belong together.
+    """
+    for group in _GROUPED.findall(re.sub(r"[^\W\d]+", "-", folded) if whole else _MEASURED.sub(" x ", folded)):
+        written = re.findall(r"\d+", group)
+        for runs in (written, [run.lstrip("0") for run in written]):
+            widths = [len(runs)] if whole else range(2, min(len(runs), _GROUPS) + 1)
+            grouped = ("-".join(runs[i : i + n]) for n in widths if n > 1 for i in range(len(runs) - n + 1))
+            yield from (n for n in ("".join(runs), *runs, *grouped) if len(n) - n.count("-") >= _DIGITS)
 
 
 def _masked(word: str) -> str:

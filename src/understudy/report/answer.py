@@ -15,6 +15,7 @@ from understudy.report.data import ReportData, Setting, count, number
 from understudy.report.tables import INTERVAL, interval, value
 
 FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only
+SUSPICIOUS = 1.1  # relative Dice that synthetic slices hardly reach without having seen the test patients
 POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing
 
 
@@ -38,7 +39,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Answer:
-    verdict: str  # "yes", "no", "partly", "undecided" or "unanswered"
+    verdict: str  # "yes", "no", "partly", "undecided", "unanswered" or "withheld" (copies of those who test)
     headline: str
     sentences: list[str]
     evidence: str  # how strong it is: "weak", "modest", "fair" or "none" ...
@@ -77,7 +78,7 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
     baseline = _compared(data, scored, base, base, base)
     patients = baseline.relative.n_patients
     repeats = min(c.relative.n_repeats for c in [baseline, *comparisons])
-    verdict, headline = _verdict(comparisons, baseline, patients, data.margin)
+    verdict, headline = _verdict(data, comparisons, baseline, patients)
     evidence, reasons = _evidence(patients, repeats, scored, baseline.dice)
     sentences = _sentences(comparisons, baseline)
     absent = scored.groupby("class_name")["truth_empty"].all()
@@ -114,11 +115,13 @@ def _best(comparisons: list[Comparison]) -> Comparison | None:
     return max(comparisons, key=lambda c: (not math.isnan(c.relative.value), c.relative.value), default=None)
 
 
-def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int, margin: float) -> tuple[str, str]:
-    top = _best(primary(comparisons, "synthetic"))
+def _verdict(data: ReportData, comparisons: list[Comparison], baseline: Comparison, patients: int) -> tuple[str, str]:
+    of_copies = {name: leak for name, leak in data.leaks.items() if leak["parts"]}
+    alone = primary(comparisons, "synthetic")
+    top = _best([c for c in alone if c.setting.generator not in of_copies] or alone)
     if top is None:
         return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
-    relative, limit = top.relative, 1 - margin
+    relative, limit = top.relative, 1 - data.margin
     if not baseline.dice >= POOREST_BASELINE or math.isnan(relative.value):
         return "unanswered", (
             "Not answered: trained on the real slices, the network reaches a mean Dice of only"
@@ -129,17 +132,23 @@ def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int,
         few = count(patients, "test patient")
         return "undecided", f"Too early to say: only {few}; it takes at least {FEWEST_PATIENTS}."
     reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
+    if leak := of_copies.get(top.setting.generator):
+        return "withheld", f"Withheld: {leak['words']} {leak['how'].capitalize()} these slices, {reached}."
+    doubt = (
+        " That is more than real slices reach: look whether test patients are among the slices under other names, and"
+        " whether the training on real slices was long enough."
+    ) * (relative.value >= SUSPICIOUS)
     if relative.low >= limit and top.misses_more_than(baseline):  # a good mean may hide tumours that are not found
         return "partly", (
             f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"
             f" {count(top.present, 'segmentation')}; real slices {baseline.missed} of {baseline.present})."
         )
     if relative.low >= limit:
-        return "yes", f"Yes: {reached}, {patients} test patients."
+        return "yes", f"Yes: {reached}, {patients} test patients.{doubt}"
     if relative.high < limit:
         kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
         return kind, f"{word}: {reached}, {patients} test patients."
-    return "undecided", f"Undecided: {reached}, and {patients} test patients are too few to tell."
+    return "undecided", f"Undecided: {reached}, and {patients} test patients are too few to tell.{doubt}"
 
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison) -> list[str]:

@@ -91,6 +91,7 @@ class ReportData:
     synthetic: dict[str, Path] = field(default_factory=dict)  # generator -> its slice set
     quality: dict[str, Path] = field(default_factory=dict)  # generator -> quality.json
     audits: dict[str, Path] = field(default_factory=dict)  # generator -> folder of its audit
+    leaks: dict[str, dict[str, Any]] = field(default_factory=dict)  # generator -> copies of held-out patients, `how`
     annotations: dict[str, Path] = field(default_factory=dict)  # generator -> annotations.json
     generator_histories: dict[str, Path] = field(default_factory=dict)  # generator -> history.jsonl
     generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)  # generator -> `health.summary`

@@ -11,6 +11,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, read_json, write_text
 from understudy.io.readers import read_table
 from understudy.names import display_name
+from understudy.report.conclusion import LINES, OUT
 from understudy.report.data import bounded
 from understudy.report.page import render, write_table
 from understudy.report.sections.opening import COLOURS, QUESTIONS
@@ -63,11 +64,12 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     with atomic_path(out / "scores.parquet") as temporary:
         pd.concat(scores, ignore_index=True).to_parquet(temporary, index=False)
     answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
-    alarms = {name: text for name, report in reports.items() if (text := str(report["answer"]["alarm"]))}
+    conclusions = {name: report["answer"]["conclusion"] for name, report in reports.items()}
+    placed = {n: {k: words.replace(OUT, f"{OUT}/{n}") for k, words in c.items()} for n, c in conclusions.items()}
     content = {k: spec[k] for k in ("title", "command", "study", "study_hash")} | {
         "answer": {
             "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
-            "alarm": " ".join(f"{name}: {text}" for name, text in alarms.items()),
+            "conclusion": {k: " ".join(f"{n}: {c[k]}" for n, c in placed.items()) for k in LINES},
             "cohorts": {name: r["answer"] for name, r in reports.items()},
         },
         "verdicts": [{"cohort": name, **v} for name, r in reports.items() for v in r["verdicts"]],
@@ -77,7 +79,7 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     }
     write_text(out / "report.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     page = render(
-        "overview.html.j2", title=spec["title"], command=spec["command"], reports=reports, alarms=alarms,
+        "overview.html.j2", title=spec["title"], command=spec["command"], reports=reports, conclusions=conclusions,
         colours=COLOURS, questions=QUESTIONS, shown=shown,
         tables=[*frames, *(t.key for t in shown if t.key not in frames)],
     )  # fmt: skip

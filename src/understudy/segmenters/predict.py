@@ -16,7 +16,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, reading
 from understudy.io.foreign import MODEL
 from understudy.io.readers import built, read_tensors
-from understudy.io.seals import check_opened
+from understudy.io.seals import check_intact, check_opened
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import in_parts
 from understudy.segmenters.augment import Input, fed
@@ -89,6 +89,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     record = read_json(folder / "config.json", dict)
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
+    check_intact(folder / WEIGHTS, record)
     tensors = read_tensors(weights)
     with reading(folder / "config.json", MODEL):
         said = _Record.model_validate(record)

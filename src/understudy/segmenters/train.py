@@ -24,6 +24,7 @@ from torch import Tensor
 from understudy import __version__
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from understudy.io.seals import are_intact, file_hash
 from understudy.metrics.overlap import confusion
 from understudy.runtime.checkpoints import Checkpoints, History, StopRequest
 from understudy.runtime.devices import resolve_device, resolve_precision
@@ -108,15 +109,18 @@ def train_segmenter(
     }  # fmt: skip
     identity = sha256_json(decisive | begun)
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
-        if read_json(folder / "config.json").get("identity") == identity:
+        before = read_json(folder / "config.json", dict)
+        if before.get("identity") != identity:
+            raise UnderstudyError("the folder holds a segmenter of another training", folder, "use another folder")
+        if are_intact(folder, before):  # else the weights were changed: it begins anew
             return folder
-        raise UnderstudyError("the folder holds a segmenter of another training", folder, "use another folder")
     training = Training(mixture, model, config, validation, resolve_device(device), start, folder)
     checkpoints = Checkpoints(folder, identity)
     _run(training, checkpoints, progress)
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(training.best["weights"], temporary)
-    content = {"identity": identity, **training.record(), **begun}
+    hashes = {WEIGHTS: file_hash(folder / WEIGHTS)}
+    content = {"identity": identity, "sha256": hashes, **training.record(), **begun}
     if checkpoints.damaged:
         content["damaged_checkpoints"] = checkpoints.damaged
     write_json(folder / "config.json", content)  # the last: the result is complete

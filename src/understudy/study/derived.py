@@ -8,14 +8,16 @@ import pandas as pd
 
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.layouts import find_patients
+from understudy.cohort.slicing import SliceConfig
 from understudy.errors import UnderstudyError
-from understudy.exchange.description import unpacked
+from understudy.exchange.description import CERTIFICATE, certificate_of, description_of, unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json, write_text
 from understudy.io.seals import check_sealed
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.pictures import save_sweep
+from understudy.slices import SliceSet
 from understudy.study.config.cohorts import name_of
 from understudy.study.config.networks import FolderGenerator
 from understudy.study.config.schema import Study
@@ -57,6 +59,16 @@ def evaluation_study(
     return Study.model_validate(study.model_copy(update=changed))
 
 
+def resolution_in(folder: Path) -> int | None:
+    """Of the slices in a released package, a slice set or a folder that `understudy export` wrote; else None."""
+    if (folder / CERTIFICATE).is_file():
+        return int(certificate_of(folder)["data"]["resolution"])
+    if (folder / "index.parquet").is_file():
+        return SliceSet.open(folder, cache_bytes=0).resolution
+    said = description_of(folder)
+    return None if said is None else said.resolution
+
+
 def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
     """A study with the patients of a folder, which must exist, in place of those of `base`."""
     if not cohort.is_dir():
@@ -65,7 +77,7 @@ def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
     update: dict[str, Any] = {"cohort": CohortConfig(path=cohort.absolute()), "phantom": None, "cohorts": None}
     update["name"] = name_of(cohort, "cohort")
     if resolution is not None:
-        update["slices"] = base.slices.model_copy(update={"resolution": resolution})
+        update["slices"] = SliceConfig.model_validate({**base.slices.model_dump(), "resolution": resolution})
     return base.model_copy(update=update)
 
 

@@ -69,7 +69,8 @@ def _head(found: Guess, headers: Sequence[VolumeHeader], gpu: bool) -> list[str]
     lines += [] if headers else ["# CHECK: no header could be read; see `understudy check`."]
     lines += [f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}."] if sites else []
     lines += [_one_line(f"# CHECK: {note.problem}. What to do: {note.fix}.") for note in cohort.notes]
-    lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
+    lines += ["# Next: understudy check FILE, then understudy run FILE. Are slices to be released? Then agree on the"]
+    lines += ["# thresholds before `run` searches them for copies of patients: understudy release template forms.", ""]
     if gpu:
         preset = "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"
     else:

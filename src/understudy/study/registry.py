@@ -24,11 +24,12 @@ STAGES = {
     "prepare": Stage("data", 1),
     "generator": Stage("generator", 2, on_gpu=True, training=True),
     "sample": Stage("generator", 1, on_gpu=True),
-    "audit": Stage("audit", 4, on_gpu=True, side=True),  # 2: little contrast; 3: concentration; 4: copies that moved
+    # 2: little contrast; 3: concentration; 4: copies of held-out patients; 5: copies that moved
+    "audit": Stage("audit", 5, on_gpu=True, side=True),
     "segmenter": Stage("segmenter", 3, on_gpu=True, training=True),  # 2: noise from a pool; 3: order of augmentation
     "evaluate": Stage("segmenter", 2, on_gpu=True),  # 2: hd95_surfel, regions
-    "quality": Stage("quality", 1, on_gpu=True, side=True),
-    "annotations": Stage("quality", 1, side=True),
+    "quality": Stage("quality", 2, on_gpu=True, side=True),  # 2: nearer than new patients is noted
+    "annotations": Stage("quality", 2, side=True),  # 2: intervals lie around their distance
     "report": Stage("report", 0),
     "overview": Stage("report", 0),
 }

@@ -56,8 +56,12 @@ def dice_of(out: Path, generator: str) -> dict[str, Any] | None:
     """What a study's report says of segmenters trained with a generator's slices; None: nothing was evaluated."""
     report = {"settings": [], **read_published(out)}
     answer = report.get("answer") or {}
-    mine = {s["id"] for s in report["settings"] if s["generator"] == generator}
+    mine = {s["id"]: s["training"] for s in report["settings"] if s["generator"] == generator}
     columns = ("label", "relative_dice", "low", "high", "missed", "present")
-    rows = [{k: c[k] for k in columns} for c in answer.get("comparisons", []) if c["setting"] in mine]
+    rows = [
+        {**{k: c[k] for k in columns}, "training": mine[c["setting"]]}
+        for c in answer.get("comparisons", [])
+        if c["setting"] in mine
+    ]
     kept = ("baseline_dice", "patients", "repeats", "evidence")
     return {**{k: answer.get(k) for k in kept}, "comparisons": rows} if rows else None

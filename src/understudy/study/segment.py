@@ -62,9 +62,9 @@ def segment_patient(
     needed = ("segmenter.safetensors", "config.json")
     found = [path for path in (model / "model", model) if all((path / name).is_file() for name in needed)]
     if not found:
-        fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
+        fix = "give OUT/segmenters/NAME of a study that was run"
         raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
-    made, segmenter = _preparation_of(found[0]), load(found[0], device)
+    made, segmenter = _preparation_of(found[0].resolve()), load(found[0], device)
     files = find_channels(patient, segmenter.channels, made.file_patterns, given or {})
     volume, header = slice_new_patient(files, made.slices, made.frame, made.trust_array_order)
     labels = predict_volume(segmenter, volume, dropped=dropped or made.dropped_slices)  # type: ignore[arg-type]
@@ -85,18 +85,18 @@ class _Preparation(BaseModel):
 
 def _preparation_of(model: Path) -> _Preparation:
     """How the slices of a segmenter were made: from its record, else from the job that it stands in."""
+    check_opened(model.parent)
     record = read_json(model / "config.json", dict)
     with reading(model / "config.json", MODEL):
         if PREPARATION in record:
             return _Preparation.model_validate(record[PREPARATION])
     job = model.parent / "spec.json"
-    check_opened(job)
     for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
         prepared = model.parents[1] / folder_name("prepare", job_id)
         if role == "prepare" and read_done(prepared) is not None:
             check_sealed(prepared)
             return _Preparation.model_validate(_preparation(prepared, "background"))
-    fix = "use it in the folder of its study: OUT/jobs/segmenter-..."
+    fix = "use it in the folder of its study: OUT/segmenters/NAME"
     raise UnderstudyError("the segmenter does not say how its slices were made", where=model / "config.json", fix=fix)
 
 

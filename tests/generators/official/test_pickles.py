@@ -456,3 +456,56 @@ def test_a_flipped_byte_never_executes_nor_crashes(
 ) -> None:
     place %= len(content)
     swallowed(content[:place] + bytes([value]) + content[place + 1 :], tmp_path_factory.getbasetemp())
+
+
+# --- never hashed, printed or compared before the type is known ---
+
+
+def _tuples(levels: int, wide: bool) -> bytes:
+    """The operations of a tuple in a tuple in a tuple; `wide`: twice in each, so that its text has 2^levels parts."""
+    once, twice = b"\x85", (b"q%ch%c\x86" % (i, i) for i in range(levels))  # the memo puts one below two
+    return b")" + (b"".join(twice) if wide else once * levels)
+
+
+DEEP = {"deep": (200_000, False), "wide": (60, True)}
+
+
+def _old_format(key: bytes) -> bytes:
+    """A `torch.save` of the old format whose list of storages holds `key`."""
+    first = (pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}))
+    return b"".join(first) + b"\x80\x02](" + key + b"e."
+
+
+def _element_type(order: bytes) -> bytes:
+    """An element type of NumPy whose byte order is `order`."""
+    return b"\x80\x02cnumpy\ndtype\n(X\x02\0\0\0f4K\0K\1tR(K\3" + order + b"NNNtb."
+
+
+def _key_of_a_dictionary(key: bytes) -> bytes:
+    return b"\x80\x02}" + key + b"K\1s."
+
+
+@pytest.mark.parametrize("shape", DEEP)
+@pytest.mark.parametrize("make", [_old_format, _element_type, _key_of_a_dictionary])
+def test_nested_tuples_are_neither_hashed_nor_printed(make: Any, shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.pkl"
+    path.write_bytes(make(_tuples(*DEEP[shape])))
+    code = (  # in a process: before, it ended by a signal, or not at all
+        "import sys, understudy.generators.official.checkpoints as c\n"
+        "from understudy.errors import UnderstudyError\n"
+        "try: c.read_checkpoint(sys.argv[1])\n"
+        "except UnderstudyError as error: print(len(str(error)), error.where)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, timeout=100, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.split()[1:] == [str(path)]
+    assert int(done.stdout.split()[0]) < 1000
+
+
+def test_the_name_of_a_network_is_a_text(tmp_path: Path) -> None:
+    wide: Any = ()
+    for _ in range(60):
+        wide = (wide, wide)
+    net = Network({"build_func_name": wide, "variables": []})
+    with pytest.raises(UnderstudyError, match="a TensorFlow network '' that is neither"):
+        collect((net, net, net), Budget(tmp_path, CHECKPOINT, 1000))

@@ -13,9 +13,10 @@ import pytest
 
 from understudy.metrics.overlap import apply_policy
 from understudy.report.answer import make_answer
+from understudy.report.conclusion import conclusion
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
-from understudy.report.sections.opening import Verdict, alarm, make_verdicts
+from understudy.report.sections.opening import Verdict, make_verdicts
 from understudy.report.sections.run import cost_table, failures
 
 CLASSES = ("ET", "ED", "NCR/NET")
@@ -80,7 +81,7 @@ def test_a_generator_that_made_nothing_has_nothing_to_search() -> None:
     assert {v.generator: v.copy.kind for v in found} == {
         "a": "not_audited", "b": "not_audited", "c": "not_audited", "failed": "no_slices",
     }  # fmt: skip
-    assert "a, b and c" in alarm(found)
+    assert "A, b and c: no, copies were not searched for" in conclusion("", found, "")["release"].capitalize()
 
 
 def test_each_generator_gets_its_three_answers() -> None:
@@ -144,7 +145,15 @@ def test_an_audit_that_could_flag_nothing_shows_no_zero() -> None:
     few["verdict"]["headline"] = "Cannot tell: 60 held-out slices are too few."
     a, *_ = verdicts_of(made_rows(GOOD), {"a": few})
     assert a.copy.lines == ["Cannot tell: 60 held-out slices are too few."]
-    assert "for a" in alarm([a])
+    assert "cannot tell" in conclusion("", [a], "")["release"]
+
+
+def test_copies_of_test_patients_withhold_the_answer_and_are_named() -> None:
+    leak = {"parts": {"3": "test", "9": "val"}, "words": "Of the patients held out ... rows 3, 9.", "how": "without"}
+    a, b, _ = verdicts_of(made_rows(GOOD), {"a": audit("no_sign", 0)}, leaks={"a": leak})
+    assert (a.useful.kind, a.useful.brief, b.useful.kind) == ("withheld", "Withheld", "helps")
+    assert a.useful.lines[0] == "Of the patients held out ... rows 3, 9. The Dice was measured without them."
+    assert a.useful.numbers["alone"]["relative_dice"] == pytest.approx(1, abs=0.05)
 
 
 def test_generators_and_networks_are_written_as_the_field_does(tmp_path: Path) -> None:

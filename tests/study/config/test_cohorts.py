@@ -12,6 +12,7 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json
+from understudy.report.conclusion import LINES
 from understudy.report.overview import write_overview
 from understudy.study.config.cohorts import published_as
 from understudy.study.config.schema import Study, load_study
@@ -38,6 +39,8 @@ def test_studies_with_one_cohort_keep_the_ids_that_they_had_before_there_were_se
     for stage, number in {
         "segmenter": 2,
         "audit": 1,
+        "quality": 1,
+        "annotations": 1,
         "report": 1,
     }.items():  # as they were when the ids were written down
         monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], version=number))
@@ -158,7 +161,8 @@ def test_every_report_is_published_in_its_place(tmp_path: Path) -> None:
 def test_the_overview_has_every_answer_and_the_tables_of_all(tmp_path: Path) -> None:
     for name, dice in (("a", 0.7), ("b", 0.8)):
         folder = tmp_path / name
-        answer = {"headline": f"Yes <{name}>.", "verdict": "yes", "alarm": ""}
+        lines = dict.fromkeys(LINES, f"OUT/real {name}")
+        answer = {"headline": f"Yes <{name}>.", "verdict": "yes", "conclusion": lines}
         write_json(folder / "report.json", {"answer": answer, "verdicts": [], "failed": []})
         (folder / "tables").mkdir()
         pd.DataFrame({"setting": ["real"], "dice": [dice]}).to_csv(folder / "tables" / "dice.csv", index=False)
@@ -171,7 +175,9 @@ def test_the_overview_has_every_answer_and_the_tables_of_all(tmp_path: Path) -> 
     table = pd.read_csv(tmp_path / "tables" / "dice.csv")
     assert table.to_dict("list") == {"cohort": ["a", "b"], "setting": ["real", "real"], "dice": [0.7, 0.8]}
     assert list(pd.read_parquet(tmp_path / "scores.parquet")["cohort"]) == ["a", "b"]
-    assert read_json(tmp_path / "report.json")["answer"]["cohorts"]["b"]["verdict"] == "yes"
+    answer = read_json(tmp_path / "report.json")["answer"]
+    assert answer["cohorts"]["b"]["verdict"] == "yes"
+    assert answer["conclusion"]["next"] == "a: OUT/a/real a b: OUT/b/real b"
     with pytest.raises(UnderstudyError, match="no report of this cohort"):
         write_overview({"c": tmp_path / "c"}, spec, tmp_path)
 
@@ -189,7 +195,8 @@ def test_the_overview_shows_each_cohorts_verdicts_and_ranks_over_all(tmp_path: P
     for name, ranks in (("a", (1, 2)), ("b", (1, 1))):
         parts = {"useful": part, "copy": copy, "better_than": part}
         verdicts = [{"generator": g, "name": g, **parts} for g in ("gan", "other")]
-        answer = {"headline": "No.", "verdict": "no", "alarm": "Copies of patients were found."}
+        lines = dict.fromkeys(LINES, "Copies of patients were found.")
+        answer = {"headline": "No.", "verdict": "no", "conclusion": lines}
         content = {"answer": answer, "verdicts": verdicts, "failed": [{"name": "x"}]}
         write_json(tmp_path / name / "report.json", content)
         (tmp_path / name / "tables").mkdir()

@@ -18,7 +18,7 @@ from understudy.study.config.yaml import fields_at, merged, parse_yaml
 SEGMENTERS = st.fixed_dictionaries({"training": st.fixed_dictionaries({"lr": st.floats(1e-6, 1)})})
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
 # those that look like a misspelt kind ("swn") are refused, see below
-GENERATOR_NAMES = NAMES.filter(lambda name: not kinds_meant(name, "generators"))
+GENERATOR_NAMES = st.sampled_from(["stylegan2", "stylegan2-b", "diffusion", "progan"])
 SEGMENTER_NAMES = NAMES.filter(lambda name: not kinds_meant(name, "segmenters"))
 
 
@@ -100,7 +100,7 @@ def test_a_cohort_takes_the_place_of_the_presets_phantoms(tmp_path: Path) -> Non
 
 
 def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
-    text = "preset: quickstart\ngenerators: {stylegan2: null, other: {model: {conv_clamp: null}}}\n"
+    text = "preset: quickstart\ngenerators: {stylegan2: null, other: {model: {kind: stylegan2, conv_clamp: null}}}\n"
     study = load_study(write(tmp_path, text))
     assert "stylegan2" not in study.generators
     assert list(study.generators)[-1] == "other"
@@ -112,13 +112,25 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
     [
         ("phantom: {}\nrepeats: 3\nreapeats: 4\n", ["line 3", "`reapeats`", "did you mean `repeats`?"]),
         (
-            "phantom: {}\ngenerators:\n  sg:\n    training:\n      batch: 8\n      kimgs: 4\n",
-            ["line 6", "`generators.sg.training.kimgs`", "did you mean `kimg`?", "batch"],
+            "phantom: {}\ngenerators:\n  stylegan2:\n    training:\n      batch: 8\n      kimgs: 4\n",
+            ["line 6", "`generators.stylegan2.training.kimgs`", "did you mean `kimg`?", "batch"],
         ),
         ("phantom:\n  patients: many\n", ["line 2", "`phantom.patients`", "whole number", "'many'"]),
         (
-            "phantom: {}\ntrainings: [real, syntetic]\ngenerators: {g: {}}\n",
+            "phantom: {}\ntrainings: [real, syntetic]\ngenerators: {stylegan2: {}}\n",
             ["line 2", "`trainings.1`", "real, synthetic, both", "did you mean synthetic?"],
+        ),
+        (
+            "phantom: {}\ngenerators:\n  difusion: {recipe: quick}\n",
+            ["line 3", "`generators.difusion`: is diffusion meant?", "model: {kind: diffusion}"],
+        ),
+        (
+            "phantom: {}\ngenerators:\n  mine: {recipe: quick}\n",
+            ["line 3", "`generators.mine`: which generator is this? The nearest name is", "progan, stylegan1"],
+        ),
+        (
+            "phantom: {}\ntrainings: [real]\nslices: {resolution: 30}\n",
+            ["line 3", "`slices.resolution`: should be a power of two", "given: 30"],
         ),
         ("phantom: {}\nrepeats: 0\ntrainings: [real]\n", ["line 2", "`repeats`", "equal to 1", "given: 0"]),
         ("phantom: {}\nname: a\nname: b\n", ["line 3", "`name` is given twice, first in line 2"]),
@@ -131,8 +143,8 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
         ("phantom: {}\ntrainings: [real, real]\n", ["line 2", "duplicate"]),
         ("preset: quickstrat\n", ["no preset 'quickstrat'", "line 1", "quickstart"]),
         (
-            "phantom: {}\ngenerators:\n  g:\n    model: {channels: 7}\n",
-            ["line 4", "`generators.g.model`", "`channels` cannot be set here"],
+            "phantom: {}\ngenerators:\n  stylegan2:\n    model: {channels: 7}\n",
+            ["line 4", "`generators.stylegan2.model`", "`channels` cannot be set here"],
         ),
         (
             "phantom: {}\ngenerators:\n  g: {model: {kind: stylegan9}}\n",
@@ -207,6 +219,15 @@ def test_lines_are_those_of_the_file() -> None:
     assert lines == {("a",): 1, ("b",): 2, ("b", "0"): 3, ("b", "0", "x"): 3, ("b", "0", "y"): 4}
 
 
+def test_of_many_problems_the_first_are_explained_and_all_counted(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("phantom: {}\n" + "".join(f"k{i}: 1\n" for i in range(300)))
+    with pytest.raises(UnderstudyError) as caught:
+        load_study(tmp_path / "s.yaml")
+    lines = caught.value.what.splitlines()
+    assert "300 problems" in lines[0]
+    assert len(lines) == 22
+
+
 def test_an_unknown_preset_has_no_text() -> None:
     assert "phantom:" in preset_text("quickstart")
     with pytest.raises(UnderstudyError, match="no preset"):
@@ -262,10 +283,17 @@ def test_a_name_that_seems_to_mean_another_kind_than_it_gets(name: str, kind: st
     assert told.generators[name].model.kind == first
 
 
-@pytest.mark.parametrize("name", ["g", "mine", "sg2-small", "stylegan2", "StyleGAN2", "stylegan-2-long", "stylgan2"])
-def test_other_names_are_of_the_default_kind(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["stylegan2", "StyleGAN2", "stylegan-2-long", "sg2-small"])
+def test_a_name_that_holds_the_default_kind_is_of_it(name: str, tmp_path: Path) -> None:
     study = load_study(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
     assert study.generators[name].model.kind == "stylegan2"
+
+
+@pytest.mark.parametrize("name", ["g", "mine", "stylgan2"])
+def test_other_names_do_not_tell_the_kind(name: str, tmp_path: Path) -> None:
+    said = message(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
+    assert f"`generators.{name}`: which generator is this?" in said
+    assert ("nearest name is stylegan2" in said) == (name == "stylgan2")
 
 
 def test_a_segmenter_whose_name_seems_to_mean_another(tmp_path: Path) -> None:

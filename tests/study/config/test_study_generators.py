@@ -120,10 +120,10 @@ def test_fields_given_stand_above_the_recipe() -> None:
 
 
 def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
-    given = {"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None}
+    given = {"diffusion": {}, "stylegan2-mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None}
     named = named_kinds(given, "generators")
     kinds = {name: GeneratorSpec.model_validate(spec).model.kind for name, spec in named.items()}
-    assert kinds == {"diffusion": "diffusion", "mine": "stylegan2", "progan": "stylegan1"}
+    assert kinds == {"diffusion": "diffusion", "stylegan2-mine": "stylegan2", "progan": "stylegan1"}
 
 
 @pytest.mark.parametrize(

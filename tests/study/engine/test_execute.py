@@ -179,7 +179,7 @@ def test_a_signal_interrupts_a_stage_and_leaves_no_failure(tmp_path: Path, numbe
     with pytest.raises(Interrupted, match=number.name):
         run_job(job, {}, tmp_path, {"signalled": signalled})
     assert signal.getsignal(number) is before
-    assert state_of(job_folder(tmp_path, job)) == "waiting"
+    assert state_of(job_folder(tmp_path, job)) == "stopped"
     assert read_done(job_folder(tmp_path, job)) is None
 
 
@@ -258,7 +258,7 @@ def test_the_time_is_over(tmp_path: Path, stage: str) -> None:
     before = signal.getsignal(signal.SIGUSR1)
     with pytest.raises(Interrupted, match=r"0\.001 minutes.*(saved|stopped)"), time_limit(0.001):
         run_job(job, {job.id: job}, tmp_path, SLOW)
-    assert state_of(job_folder(tmp_path, job)) == "waiting"
+    assert state_of(job_folder(tmp_path, job)) == "stopped"
     assert signal.getsignal(signal.SIGUSR1) == before
 
 

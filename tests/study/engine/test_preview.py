@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +21,13 @@ from understudy.generators.registry import model_config, network_type
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import estimate, machine
+from understudy.study.engine import preview as preview_module
 from understudy.study.engine.estimate import estimated, generator_cost, reached, training_operations
-from understudy.study.engine.jobs import job_folder
+from understudy.study.engine.jobs import Context, job_folder, saved_jobs
 from understudy.study.engine.machine import Calibration, calibrated, stated
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.preview import changed_fields, preview
-from understudy.study.engine.run import claimed
+from understudy.study.engine.preview import changed_fields, estimated_here, preview, preview_study
+from understudy.study.engine.run import claimed, run_study
 
 SPEED = Calibration(1e11, "a device", "", False)
 BASE: dict[str, Any] = {
@@ -123,7 +127,7 @@ def test_the_difference_is_printed(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli.app, ["plan", str(file), "--out", str(out), "--speed", "1e12"])
     assert shown.exit_code == 0, shown.output
     assert "changed: repeats: 2 -> 3" in shown.output
-    assert "1 jobs to redo, 6 kept, 2 new" in shown.output
+    assert "of the jobs that were done 1 are to redo and 6 are kept, 2 new" in shown.output
     assert "8 train, 2 validate, 2 test" in shown.output
     assert "1e+12" in shown.output
 
@@ -135,7 +139,7 @@ def test_fields_that_come_go_or_change() -> None:
     ]
 
 
-def test_warnings_and_what_cannot_be(tmp_path: Path) -> None:
+def test_warnings_and_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = " ".join(seen(plan_of(split={"test_patients": 2, "validation_fraction": 0}), tmp_path)["warnings"])
     assert "no patient validates" in said
     assert "only 2 patients" in said
@@ -147,8 +151,33 @@ def test_warnings_and_what_cannot_be(tmp_path: Path) -> None:
     )
     with pytest.raises(UnderstudyError, match=r"500 .* 8 .* 160"):
         plan_of(**grid, ratios={"shares": [0.5], "total": 1000})
-    huge = seen(plan_of(generators={"g": {"samples": 10**12}}), tmp_path)
-    assert any("GB are free" in warning for warning in huge["warnings"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=30_000_000))
+    huge = seen(plan_of(generators={"g": {"samples": 10**9}}), tmp_path)
+    assert any("TB are needed and 30.0 MB are free" in warning for warning in huge["warnings"])
+    (long,) = [warning for warning in huge["warnings"] if "the longest job" in warning]
+    assert "training: {max_minutes: 60}" in long
+    assert "only 2 patients for testing" in said
+    few = seen(plan_of(phantom={"patients": 10}, split={"test_patients": 5, "validation_fraction": 0.3}), tmp_path)
+    assert any("patients for training: networks learn little" in warning for warning in few["warnings"])
+
+
+def nothing(context: Context) -> dict[str, Any]:
+    return {}
+
+
+def test_a_run_is_estimated_as_it_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def speed(device: str, again: bool = False, threads: int | None = None) -> Calibration:
+        return replace(SPEED, speed=1e11 / (threads or 2))
+
+    monkeypatch.setattr(preview_module, "calibrated", speed)
+    monkeypatch.setattr(preview_module, "cores", lambda: 2)
+    study = Study.model_validate(BASE)
+    planned = preview_study(study, tmp_path / "out", "cpu", workers=2)["list"]
+    plan, _, _, workers = estimated_here(make_plan(study), tmp_path / "out", "cpu", 2)
+    assert workers == 2
+    assert [job.seconds for job in plan.jobs] == [job["seconds"] for job in planned]
+    run_study(study, tmp_path / "out", "cpu", progress=False, workers=2, until="phantom", stages={"phantom": nothing})
+    assert [job.seconds for job in saved_jobs(tmp_path / "out")] == [job["seconds"] for job in planned]
 
 
 def test_a_split_without_anybody_to_test_is_refused_by_the_plan() -> None:

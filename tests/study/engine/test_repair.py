@@ -54,6 +54,18 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{", b"5", b"{}"])
+def test_a_lost_or_damaged_stamp_is_written_anew(done: tuple[Plan, Path], content: bytes | None) -> None:
+    plan, out = done
+    before = (out / "study.json").read_bytes()
+    (out / "study.json").unlink()
+    if content is not None:
+        (out / "study.json").write_bytes(content)
+    assert run(plan, out).complete
+    assert RAN == []
+    assert (out / "study.json").read_bytes() == before
+
+
 def test_a_file_that_is_gone_stops_the_run_before_anything_is_done(done: tuple[Plan, Path]) -> None:
     plan, out = done
     (job_folder(out, named(plan, "generator")[0]) / "result").unlink()
@@ -71,7 +83,7 @@ def test_a_changed_input_stops_the_run_where_it_is_read(done: tuple[Plan, Path],
         (job_folder(out, job) / "done.json").unlink()
     result = run(plan, out, workers=workers)
     assert not result.complete
-    assert any("sample g" in message and "another content" in message for _, message in result.failed)
+    assert any("sample g" in message and "was changed" in message for _, message in result.failed)
     assert "damaged" in set(study_status(out)["failure"])
 
 
@@ -104,7 +116,7 @@ def test_status_names_the_damaged_jobs(done: tuple[Plan, Path]) -> None:
     (job_folder(out, audit) / "done.json").write_text("{")
     table = study_status(out, verify=True).set_index("stage")
     assert table.loc["prepare", "state"] == "damaged"
-    assert "result has another content" in table.loc["prepare", "detail"]
+    assert "result was changed" in table.loc["prepare", "detail"]
     assert table.loc["audit", "state"] == "damaged"
     assert (table["state"] == "damaged").sum() == 2
 
@@ -118,9 +130,18 @@ def test_what_is_published_is_checked_before_it_replaces_the_good_copy(done: tup
     assert (out / "report.html").read_text() == "page"
     assert damaged_copies(out) == []
     flip(out / "report.json")
-    assert damaged_copies(out) == ["report.json has another content"]
+    assert damaged_copies(out) == ["report.json was changed"]
     with pytest.raises(Damaged):
         read_published(out)
+
+
+@pytest.mark.parametrize("content", ["{}", "[", "5"])
+def test_a_damaged_list_of_what_is_published_is_named(done: tuple[Plan, Path], content: str) -> None:
+    plan, out = done
+    (out / "published.json").write_text(content)
+    assert damaged_copies(out)[0].startswith("published.json: ")
+    assert run(plan, out).complete
+    assert damaged_copies(out) == []
 
 
 def test_a_changed_plan_is_noticed_and_written_anew_by_the_next_run(done: tuple[Plan, Path]) -> None:

@@ -110,7 +110,7 @@ def test_an_interruption_ends_the_run_and_the_next_one_continues(tmp_path: Path)
     plan = make_plan(study())
     with pytest.raises(Interrupted):
         run(plan, tmp_path / "out", Stages(sample=Interrupted("stopped")))
-    assert study_status(tmp_path / "out").set_index("stage").loc["sample", "state"] == "waiting"
+    assert study_status(tmp_path / "out").set_index("stage").loc["sample", "state"] == "stopped"
     stages = Stages()
     assert run(plan, tmp_path / "out", stages).complete
     assert stages.ran == [job.stage for job in plan.jobs[3:]]
@@ -236,12 +236,22 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
     (model / "history.jsonl").write_text('{"kimg": 1.0, "loss_d": 0.5}\n{"kimg": 2.0, "loss_d": 0.25}\n{"kimg": 3.')
     (job_folder(out, plan.jobs[2]) / "heartbeat.json").write_text('{"seconds": 12.5, "restarts": 1}')
     row = study_status(out).set_index("stage").loc["generator"]
-    assert (row["state"], row["seconds"], row["detail"]) == ("waiting", 12.5, "kimg 2, loss_d 0.25")
+    assert (row["state"], row["seconds"], row["detail"]) == ("stopped", 12.5, "kimg 2, loss_d 0.25")
     told = {"what": "training", "done": 450, "total": 1000, "unit": "images", "rate": 109.2, "figures": "loss_d 0.2"}
     write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 1, "progress": told})
     with locked(job_folder(out, plan.jobs[2])):
         row = study_status(out).set_index("stage").loc["generator"]
     assert (row["state"], row["detail"]) == ("running", "training 45 %, 109 images/s, loss_d 0.2")
+
+
+def test_a_stopped_training_says_how_far_it_was(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    told = {"what": "training", "done": 17, "total": 100, "unit": "images", "rate": 1.0, "figures": ""}
+    write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 9, "progress": told})
+    table = study_status(out).set_index("stage")
+    assert (table.loc["generator", "state"], table.loc["generator", "detail"]) == ("stopped", "at 17 %")
+    assert table.loc["sample", "state"] == "waiting"
 
 
 def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -> None:
@@ -253,3 +263,70 @@ def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -
         said.append(text.getvalue())
     assert "whole study 6 min 40 s" in said[0]
     assert "whole study 3 min 20 s" in said[1]
+
+
+def test_a_record_of_a_failure_that_is_none_stops_nothing(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    contents = ["5", "[]", "null", '{"attempts": "many", "class": [], "message": 3}', "{", "\x00"]
+    for job, content in zip(plan.jobs, contents, strict=False):
+        job_folder(out, job).mkdir(parents=True)
+        (job_folder(out, job) / "failed.json").write_text(content)
+    write_json(out / "study.json", {"format": "understudy-study-1", "name": "small"})
+    assert run(plan, out, Stages()).complete
+
+
+def test_a_job_whose_folder_is_a_file_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    broken = next(job for job in plan.jobs if job.stage == "generator")
+    job_folder(out, broken).parent.mkdir(parents=True)
+    job_folder(out, broken).write_text("a file")
+    write_json(out / "study.json", {"format": "understudy-study-1", "name": "small"})
+    stages = Stages()
+    result = run(plan, out, stages)
+    assert [job.id for job, _ in result.failed] == [broken.id]
+    assert "a file stands where a folder is needed" in result.failed[0][1]
+    assert job_folder(out, broken).read_text() == "a file"
+    assert "segmenter" in stages.ran  # of the setting that needs no generator
+    assert "waiting" in set(study_status(out)["state"])
+
+
+def test_a_finished_study_is_looked_at_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried on a disk that is mounted read-only as well; here whatever asks for a lock fails."""
+    plan, out, stages = make_plan(study()), tmp_path / "out", Stages()
+    run(plan, out, stages)
+    monkeypatch.setattr("understudy.study.engine.run.os.access", lambda *_: False)
+    for module in ("run", "execute", "jobs"):
+        monkeypatch.setattr(f"understudy.study.engine.{module}.locked", no_lock)
+    again = run(plan, out, stages)
+    assert (again.complete, again.page, again.answer) == (True, out / "report.html", "yes")
+    assert len(again.reused) == len(plan.jobs) == len(stages.ran)
+    assert set(study_status(out, verify=True)["state"]) == {"done"}
+    with pytest.raises(UnderstudyError, match="read-only"):  # where something is to be done
+        run(make_plan(study(repeats=2)), out, stages)
+
+
+def no_lock(folder: Path) -> Any:
+    raise UnderstudyError("the file system is read-only", where=folder)
+
+
+def test_what_killed_processes_left_is_swept_by_the_next_run(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    inside = job_folder(out, next(job for job in plan.jobs if job.stage == "generator")) / "model"
+    busy = job_folder(out, plan.jobs[0])  # done: nobody works in it
+    inside.mkdir(parents=True)
+    left = [
+        out / ".report.html.77.tmp",
+        out / "figures" / ".a.svg.77.tmp",
+        inside / ".checkpoint-000000000001.pt.77.tmp",
+    ]
+    kept = [busy / ".other.tmp", inside / "checkpoint-000000000001.pt", out / ".mine.tmp"]
+    for path in left + kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    (out / "jobs" / ".generator-0123.77.tmp").mkdir()
+    run(plan, out, Stages())
+    assert not any(path.exists() for path in [*left, out / "jobs" / ".generator-0123.77.tmp"])
+    assert all(path.exists() for path in kept)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.export import export_images
 from understudy.exchange.spec import FolderSpec, spec_of_words
 from understudy.io.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
@@ -18,6 +19,7 @@ from understudy.study.config.networks import FolderGenerator
 from understudy.study.config.schema import Study, load_study
 from understudy.study.derived import evaluation_study
 from understudy.study.engine.estimate import estimated
+from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.run import run_study
 from understudy.study.stages.generator import refuse_held_out
@@ -98,7 +100,7 @@ def test_a_bad_folder_fails_its_job_and_what_needs_it_only(study: Path, tmp_path
         ("{folder: ./synthetic, codes: {ED: 300}}", "codes must differ and lie above 0"),
         ("{folder: ./synthetic, resolution: 32}", "it follows from `slices.resolution`"),
         ("{folder: ./absent}", "the folder does not exist"),
-        ("{samples: 0}", "`generators.mine.samples`"),
+        ("{samples: 0}", "`generators.mine`: which generator is this"),
     ],
 )
 def test_what_is_wrong_in_the_study_file_is_said(study: Path, spec: str, complaint: str) -> None:
@@ -163,3 +165,46 @@ def test_words_of_the_command_line() -> None:
     for wrong in ({"codes": "ED"}, {"values": "1,1"}, {"layout": "tiff"}, {"pattern": "{id}.png"}):
         with pytest.raises(UnderstudyError):
             spec_of_words(wrong)  # type: ignore[arg-type]
+
+
+PLANTED = """
+name: mine
+phantom: {patients: 18, shape: [32, 32, 20], sites: 1, seed: 1}
+slices: {resolution: 16, scaling: robust, rule_intensity: 20}
+split: {test_patients: 6, validation_fraction: 0.4}
+trainings: [real]
+"""
+SLICES = 200
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two prepared studies: `out`, and `others` with more patients, whom the first does not have."""
+    place = tmp_path_factory.mktemp("people")
+    for name, text in (("out", PLANTED), ("others", PLANTED.replace("18,", "30,").replace("seed: 1", "seed: 2"))):
+        (place / f"{name}.yaml").write_text(text)
+        run_study(load_study(place / f"{name}.yaml"), place / name, "cpu", progress=False, until="prepare")
+    return place
+
+
+@pytest.mark.parametrize(("val", "test"), [(1, 1), (4, 6), (24, 36)])
+def test_copies_of_those_who_test_are_left_out_and_named(people: Path, tmp_path: Path, val: int, test: int) -> None:
+    """1, 5 and 30 % of the slices; the others are of people whom the study does not have."""
+    real, others = SliceSet.open(people / "out" / "real"), SliceSet.open(people / "others" / "real")
+    images, labels = others.read(slice(0, SLICES))
+    rows = [*real.rows(split="val")[:val], *real.rows(split="test")[:test]]
+    images[: len(rows)], labels[: len(rows)] = real.read(rows)
+    made = SliceSet.from_arrays(images, labels, channels=real.channels, classes=real.classes)
+    export_images(made, tmp_path / "synthetic", progress=False)
+    fields = "generators: {mine: {folder: ./synthetic}}\nsegmenters: {unet: {model: {width: 4}}}\n"
+    (tmp_path / "study.yaml").write_text(PLANTED.replace("trainings: [real]\n", fields))
+    done = run_study(load_study(tmp_path / "study.yaml"), people / "out", "cpu", progress=False, until="sample")
+    assert [job.stage for job in done.done] == ["sample"]
+    left = SliceSet.open(people / "out" / "synthetic" / "mine")
+    said = read_json(job_folder(people / "out", done.done[0]) / "leaks.json")
+    assert said["kind"] == "copies_found"
+    planted = dict(enumerate(["val"] * val + ["test"] * test))
+    assert {int(row): part for row, part in said["parts"].items() if int(row) in planted} == planted
+    assert SLICES - len(rows) >= len(left) == SLICES - len(said["parts"]) >= 0.96 * SLICES - len(rows)
+    assert len(set(said["ids"])) == len(said["parts"])
+    assert set(said["ids"]).isdisjoint(left.index["id"])

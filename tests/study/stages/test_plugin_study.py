@@ -102,7 +102,7 @@ def test_mistakes_are_told_with_line_and_plugin(mine: str, said: str, tmp_path: 
 
 
 def test_no_plugin_is_imported_unless_a_study_names_it(tmp_path: Path, example_plugin: Path) -> None:
-    load_study(written(tmp_path, "recipe: quick"))
+    load_study(written(tmp_path, "{recipe: quick, model: {kind: stylegan2}}"))
     load_study("quickstart")
     assert "principal" not in sys.modules
     load_study(written(tmp_path))

@@ -127,7 +127,7 @@ def _read_legacy(stream: IO[bytes], budget: Budget) -> Any:
     require(Machine(stream, budget).run().get("little_endian") is True, "the byte order of a big-endian machine")
     result = Machine(stream, budget, partial(_storage, storages)).run()  # only the object itself may hold tensors
     for key in Machine(stream, budget).run():
-        made = storages[key]
+        made = storages[pickles.plain_key(key)]
         count = int.from_bytes(stream.read(8), "little")
         made.data = stream.read(made.size)
         if count != made.count or len(made.data) != made.size:
@@ -233,7 +233,8 @@ def _tensorflow(discriminator: Network, ema: Network, budget: Budget) -> Checkpo
             require(isinstance(part, Network) and depth < 2, "a part of a network that is no network")
             yield from variables(part, f"{prefix}G_{name}/", depth + 1)
 
-    arrays, function = dict(variables(ema, "G/")), str(ema.state.get("build_func_name"))[:80]
+    arrays, name = dict(variables(ema, "G/")), ema.state.get("build_func_name")
+    function = name[:80] if isinstance(name, str) else ""  # the text of anything else could be without end
     if "G/4x4/Dense/weight" in arrays:
         kind, source = "progan", "progressive_growing_of_gans"
     elif "G/G_synthesis/4x4/Const/StyleMod/weight" in arrays and "G/G_mapping/Dense0/weight" in arrays:

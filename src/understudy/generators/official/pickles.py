@@ -63,7 +63,7 @@ class DType:
     def restore(self, state: Any) -> None:
         """Takes (version, byte order, subarray, names, fields, ...); of these only the order may be set."""
         plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])
-        require(plain, "a NumPy element type that is no plain number")
+        require(plain and isinstance(state[1], str), "a NumPy element type that is no plain number")
         self.order = {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]
 
 
@@ -184,8 +184,8 @@ class Module:
 # --- the names that official checkpoints use, and what stands for each ---
 
 
-def _key(value: Any) -> Any:
-    # plain keys only: hashing a deeply nested tuple overflows the stack of the interpreter
+def plain_key(value: Any) -> Any:
+    """The value, if it is a plain key: hashing a deeply nested tuple overflows the stack of the interpreter."""
     require(isinstance(value, str | int | bytes), "a dictionary or set whose keys are neither texts nor numbers")
     return value
 
@@ -197,12 +197,12 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
     require(isinstance(pairs, list | tuple), "a dictionary of an unknown form")
-    return {_key(key): value for key, value in pairs}
+    return {plain_key(key): value for key, value in pairs}
 
 
 def _set(items: Any = ()) -> set[Any]:
     require(isinstance(items, list | tuple), "a set of an unknown form")
-    return set(map(_key, items))
+    return set(map(plain_key, items))
 
 
 def _no_bytes(*arguments: Any) -> bytes:
@@ -270,7 +270,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:
-    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
+    return {plain_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
 
 
 @dataclass
@@ -332,7 +332,7 @@ class Machine:
                 self._container(dict).update(_paired(items))
             case "ADDITEMS":
                 items = self._since_mark()
-                self._container(set).update(map(_key, items))
+                self._container(set).update(map(plain_key, items))
             # the memo
             case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
                 self.memo[len(self.memo) if argument is None else argument] = stack[-1]

@@ -11,8 +11,9 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN, paired_difference, ranks
 from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, Answer, Comparison, primary
+from understudy.report.conclusion import LINES, OUT, conclusion
 from understudy.report.content import Block, Content, Details, Figure, Html, Section
-from understudy.report.data import ReportData, count, listed, number, percent
+from understudy.report.data import ReportData, count, number, percent
 from understudy.report.plots.style import INK, Panel, one_plot, panel_of
 from understudy.report.sections.copies import card, too_few_to_flag
 from understudy.report.sections.run import failures
@@ -30,24 +31,16 @@ QUESTIONS = {"useful": "Useful?", "copy": "Copies of patients?", "better_than": 
 BRIEF = {
     "can_replace": "Yes", "helps": "When added", "partly": "Partly", "no": "No", "undecided": "Undecided",
     "unanswered": "Not answered", "not_audited": "Not audited", "no_slices": "No slices", "no_sign": "No sign",
-    "copies_found": "Found", "cannot_tell": "Cannot tell",
+    "copies_found": "Found", "cannot_tell": "Cannot tell", "withheld": "Withheld",
 }  # fmt: skip
-ALARMS = {  # the worst first
-    "copies_found": "Copies of patients were found among the slices of {}: do not release them. Look at the pairs"
-    " in private/gallery.png of the audit, then train again on more patients, or take the copies out with"
-    " understudy screen.",
-    "not_audited": "The slices of {} were not searched for copies of patients: run understudy audit before release.",
-    "cannot_tell": "The search for copies of patients could not decide for {}: do not release these slices. The"
-    " section on copies says what was missing.",
-}
 
 
 @dataclass(frozen=True)
 class Part:
     """One of the three answers about a generator."""
 
-    # useful: "can_replace", "helps", "partly", "no", "undecided", "unanswered"; copy: "no_sign", "copies_found",
-    # "cannot_tell", "not_audited", "no_slices"; better_than: "best", "ranked", "alone"
+    # useful: "can_replace", "helps", "partly", "no", "undecided", "unanswered", "withheld"; copy: "no_sign",
+    # "copies_found", "cannot_tell", "not_audited", "no_slices"; better_than: "best", "ranked", "alone"
     kind: str
     title: str  # the answer in a few words
     lines: list[str]  # sentences below it
@@ -85,7 +78,8 @@ def section(content: Content) -> Section:
     """The answer, the verdicts, what was studied and how strong the evidence is."""
     data, answer = content.data, content.answer
     verdicts = make_verdicts(data, content.scored, answer, content.audits)
-    warning, strength = alarm(verdicts), ""
+    strength, command = "", str(data.provenance.get("command") or "understudy run STUDY")
+    lines = conclusion(answer.headline, verdicts, command)
     copies_title, copies_text, copies_css = card(data, content.audits)
     if answer.baseline and answer.comparisons:
         strength = f"Evidence: {answer.evidence}. {count(answer.patients, 'test patient')},"
@@ -97,7 +91,8 @@ def section(content: Content) -> Section:
         if health.get("faults")
     ]
     values = {
-        "answer": answer, "alarm": warning, "strength": strength, "verdicts": verdicts, "facts": _facts(content),
+        "answer": answer, "conclusion": lines, "lines": LINES, "out": OUT, "strength": strength, "verdicts": verdicts,
+        "facts": _facts(content),
         "notes": [*answer.left_out, *failures(data)[2], *_collapsed(data), *faults],
         "limit": percent(1 - data.margin),
         "copies": {"title": copies_title, "text": copies_text, "css": copies_css, "audited": bool(content.audits)},
@@ -110,7 +105,7 @@ def section(content: Content) -> Section:
             for v in verdicts
         ],
         "answer": vars(answer) | {
-            "alarm": warning, "baseline": answer.baseline.setting.id if answer.baseline else None,
+            "conclusion": lines, "baseline": answer.baseline.setting.id if answer.baseline else None,
             "margin": data.margin, "comparisons": [_as_numbers(c) for c in answer.comparisons],
         },
         "settings": [vars(s) for s in data.settings],
@@ -134,14 +129,6 @@ def _as_numbers(c: Comparison) -> dict[str, Any]:
     relative = {"relative_dice": c.relative.value, "low": c.relative.low, "high": c.relative.high}
     named = {"setting": c.setting.id, "label": c.setting.label, "base": c.base.id}
     return named | relative | {key: getattr(c, key) for key in counts}
-
-
-def alarm(verdicts: list[Verdict]) -> str:
-    """What must be read together with the headline: copies that were found, or that nobody looked for them."""
-    for kind, text in ALARMS.items():
-        if names := [v.name for v in verdicts if v.copy.kind == kind]:
-            return text.format(listed(names))
-    return ""
 
 
 def _trainings(repeats: int) -> str:
@@ -294,8 +281,11 @@ def _useful(
     data: ReportData, name: str, answer: Answer, alone: Comparison | None, added: Comparison | None, copy: str
 ) -> Part:
     kind, title = _how_useful(answer, alone, added, 1 - data.margin)
+    leak = data.leaks.get(name, {})
+    if leak.get("parts"):
+        kind, title = "withheld", "Withheld: copies of test or validation patients"
     numbers: dict[str, Any] = {"margin": data.margin, "patients": answer.patients, "alone": None, "added": None}
-    lines = []
+    lines = [f"{leak['words']} The Dice was measured {leak['how']} them."] if kind == "withheld" else []
     for key, words, c in (("alone", "Alone", alone), ("added", "Added to real slices", added)):
         if c is None:
             continue

@@ -12,7 +12,7 @@ import pandas as pd
 from understudy.io.files import read_json
 from understudy.quality.metrics import LABELS, label_of
 from understudy.report.content import Block, Content, Details, Section, missing
-from understudy.report.data import ReportData, count, number
+from understudy.report.data import ReportData, count, listed, number
 from understudy.report.tables import Table
 
 ALL, MEAN = "all", "mean"
@@ -40,7 +40,7 @@ def section(content: Content) -> Section | None:
     keys = ["generator", "extractor", "metric"]
     averaged = frame.groupby(keys)["channel"].transform(lambda c: MEAN in set(c)).astype(bool)
     main = frame["channel"].isin([ALL, MEAN]) | ~averaged
-    notes = sorted({str(n) for n in frame["note"] if n})
+    notes = sorted({str(n) for n in frame["note"] if n and not str(n).startswith("nearer")})
     table = _table(data, frame[main], "quality", "Image quality", _note(frame))
     blocks: list[Block] = [*_sentences(data, frame[main]), table]
     blocks += missing([n[:1].upper() + n[1:] + "." for n in notes])
@@ -63,8 +63,16 @@ def _sentences(data: ReportData, rows: pd.DataFrame) -> list[str]:
             f"By the Frechet distance of the {what}, the slices of {who} are {ratio:.1f} times as far from the training"
             " slices as those of other patients are."
         )
-        if ratio < 1:
-            said[-1] += " Nearer than real slices of new patients: copies would be so too; see the section on copies."
+    near = rows[rows["note"].astype(str).str.startswith("nearer")]
+    for generator, own in near.groupby("generator", sort=False):
+        measures = [
+            f"{label_of(str(r['metric'])).name} of the {EXTRACTORS.get(str(r['extractor']), str(r['extractor']))}"
+            for r in own.to_dict(orient="records")
+        ]
+        said.append(
+            f"The slices of {data.shown(str(generator))} are nearer to the training slices than real slices of new"
+            f" patients are, as copies would be, by {listed(measures)}: see the section on copies."
+        )
     said.append(
         "A distance tells how alike the sets are to a network, not how well they train a segmenter: in the paper FID"
         " and inception score did not predict Dice. Copies of training slices have a low distance, too."

@@ -141,7 +141,7 @@ class Grid(Patients):
     @field_validator("generators", "segmenters", mode="before")
     @classmethod
     def _named_kinds(cls, value: Any, info: ValidationInfo) -> Any:
-        return named_kinds(value, str(info.field_name))
+        return named_kinds(value, str(info.field_name), in_file=bool(info.context))
 
     @field_validator("generators")
     @classmethod

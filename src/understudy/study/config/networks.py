@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -219,8 +220,11 @@ def _refuse_set(model: BaseModel, why: str, *fields: str) -> None:
 # --- networks by name -------------------------------------------------------------------------------------------------
 
 
-def named_kinds(entries: Any, section: str) -> Any:
-    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one."""
+def named_kinds(entries: Any, section: str, in_file: bool = False) -> Any:
+    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one.
+
+    A generator `in_file` has a name that tells its kind, or says it.
+    """
     if not isinstance(entries, Mapping):
         return entries
     found = {name: spec for name, spec in entries.items() if spec is not None}
@@ -230,11 +234,16 @@ def named_kinds(entries: Any, section: str) -> Any:
         parts = [part for part in (spec.get("model"), spec.get("training")) if part is not None]
         if name in NAMES[section][0] and isinstance(spec.get("model", {}), Mapping):
             found[name] = merged({"model": {"kind": name}}, spec)
-        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts) and (
-            meant := kinds_meant(str(name), section)
-        ):
-            fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
-            raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
+        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts):
+            if meant := kinds_meant(str(name), section):
+                fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
+                raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
+            kinds, default, aliases = NAMES[section]
+            plain, words = re.sub(r"\W|_", "", str(name).lower()), [a for a in aliases if aliases[a] == default]
+            if in_file and section == "generators" and not any(word in plain for word in (default, *words)):
+                near = max(kinds, key=lambda kind: difflib.SequenceMatcher(None, str(name).lower(), kind).ratio())
+                what = f"which generator is this? The nearest name is {near}; to keep yours, add"
+                raise problem_at((str(name),), f"{what} `model: {{kind: ...}}` with one of {', '.join(kinds)}")
     return found
 
 

@@ -18,6 +18,7 @@ from understudy.io.settings import Settings
 from understudy.io.yaml import Lines, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
+_SHOWN = 20  # problems of one file; each is compared with every field that there is
 
 
 class Strict(Settings):
@@ -61,17 +62,19 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def validated(model: type[Model], content: dict[str, Any], lines: Lines, name: str) -> Model:
     """The content of the file `name` as a model; an UnderstudyError with all problems and their lines."""
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context={"file": name})  # which is stricter about names
     except ValidationError as error:
         each = list(dict.fromkeys(problems_of(error, model, lines)))
-        head = f"the study file has {len(each)} problem{'s' if len(each) > 1 else ''}:"
+        if (left := error.error_count() - _SHOWN) > 0:
+            each.append(f"and {left:,} more")
+        head = f"the study file has {len(each) + max(left - 1, 0):,} problem{'s' if len(each) > 1 else ''}:"
         fix = "correct the file; nothing was run"
         raise UnderstudyError("\n  ".join([head, *each]), where=name, fix=fix) from error
 
 
 def problems_of(error: ValidationError, model: type[BaseModel] = BaseModel, lines: Lines | None = None) -> list[str]:
-    """A line for each of pydantic's errors; without model and lines those of settings that no file gave."""
-    return [_explain(dict(entry), model, lines or {}) for entry in error.errors()]
+    """A line for each of pydantic's first errors; without model and lines those of settings that no file gave."""
+    return [_explain(dict(entry), model, lines or {}) for entry in error.errors()[:_SHOWN]]
 
 
 _TYPES = {  # pydantic's names of errors: in words

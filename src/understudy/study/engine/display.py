@@ -33,7 +33,7 @@ class RunResult:
     failed: list[tuple[Job, str]] = field(default_factory=list)  # with the message
     blocked: list[Job] = field(default_factory=list)  # need a failed one
     page: Path | None = None  # the report, if it was made
-    answer: str = ""  # the line that it opens with
+    answer: dict[str, str] = field(default_factory=dict)  # the lines that it opens with, see `report.conclusion`
 
     @property
     def complete(self) -> bool:

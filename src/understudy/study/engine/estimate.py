@@ -10,7 +10,7 @@ a preset or recipe run `python -m understudy.study.engine.estimate`, which write
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,17 @@ class Estimate:
 
     def compared(self) -> tuple[float, float, float]:
         """About how many training, held-out and synthetic slices there are for a job that compares them."""
+        return *self.real_parts(), self.samples(self.input("sample"))
+
+    def real_parts(self) -> tuple[float, float]:
+        """About how many training and held-out slices there are."""
         training = self.facts.counts["train"] * self.facts.slices_each
-        return training, self.slices - training, self.samples(self.input("sample"))
+        return training, self.slices - training
+
+    def searched(self, among: float, queries: float, transforms: Sequence[int], views: float) -> float:
+        """Seconds of a search; every view is counted as a product of its own, though some share theirs."""
+        pixels = self.resolution**2 * self.facts.channels
+        return 2.0 * among * queries * len(transforms) * pixels * views / (self.machine.speed * SEARCHED)
 
     def generator_config(self, spec: dict[str, Any]) -> Any:
         channels = self.facts.channels + annotation_channels(self.facts.classes, spec["training"]["annotation"])
@@ -183,7 +192,10 @@ class Estimate:
         spec = self.job.spec
         disk = self.samples(self.job) * self.pixels * COMPRESSED
         if "folder" in spec:
-            return self.job.local["files"] / FILES_A_SECOND, disk
+            training, heldout = self.real_parts()
+            made = self.samples(self.job)
+            searched = self.searched(heldout, training + made, TRANSFORMS[spec["leaks"]["transforms"]], views=2)
+            return self.job.local["files"] / FILES_A_SECOND + searched, disk
         trained = self.plan.by_id[self.job.inputs[0][1]].spec
         if "plugin" in trained:
             operations = spec["count"] * self.plugin_cost(trained)["sample"]
@@ -197,13 +209,10 @@ class Estimate:
     def audit(self) -> tuple[float, float]:
         config = AuditConfig.model_validate(self.job.spec["config"])
         training, heldout, made = self.compared()
-        queries = made + heldout + 26 * config.copies
-        transforms, channels = len(TRANSFORMS[config.transforms]), self.facts.channels
-        # every view is counted as a product of its own, though views of the same pixels share theirs
-        views = (2 + 1 + 1 + channels / 2) if config.more_views else 1
-        products = 2.0 * training * queries * transforms * self.resolution**2 * channels * views
-        products += queries * (6e8 + 4e4 * training)  # frames and registration; vectors of all training slices
-        return 6 + products / (self.machine.speed * SEARCHED), made * 60.0 + 2e6
+        queries, transforms = made + heldout + 15 * config.copies, TRANSFORMS[config.transforms]
+        seconds = self.searched(training, queries, transforms, 4 + self.facts.channels / 2 if config.more_views else 2)
+        seconds += self.searched(heldout, made + training, transforms, 2)  # for copies of held-out patients
+        return 6 + seconds, made * 60.0 + 2e6
 
     def segmenter(self) -> tuple[float, float]:
         spec, facts = self.job.spec, self.facts

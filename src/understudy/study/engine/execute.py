@@ -27,7 +27,7 @@ from understudy.runtime.checkpoints import STOPPING, time_limit
 from understudy.runtime.memory import oom_fallback, release_memory
 from understudy.runtime.progress import latest
 from understudy.study.engine.failures import ERROR_LOG, TimeLimit, disk_error, next_attempt, record_failure
-from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked, read_done, read_quietly
+from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked, read_done, read_quietly, sweep
 
 HEARTBEAT_EVERY = 5.0  # seconds: what a SIGKILL can take from the time that is accounted for
 
@@ -64,6 +64,7 @@ def run_job(
     with locked(folder):
         if (finished := read_done(folder)) is not None:  # by another process while this one waited
             return finished
+        sweep(folder)
         attempts, less = next_attempt(folder), read_quietly(folder / "failed.json").get("class") == "out_of_memory"
         for name in ("failed.json", ERROR_LOG):
             (folder / name).unlink(missing_ok=True)
@@ -137,6 +138,7 @@ class Heartbeat:
         self._path = folder / "heartbeat.json"
         first = {"seconds": 0.0, "processor_seconds": 0.0, "peak_rss_mb": 0.0, "restarts": -1}
         self._before = first | read_quietly(self._path)
+        self._progress: dict[str, Any] | None = None  # the last that was told, for one who looks after a stop
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -171,7 +173,8 @@ class Heartbeat:
             wait = HEARTBEAT_EVERY
 
     def _write(self) -> None:
-        beat = {"pid": os.getpid(), "host": platform.node(), **self.account, "progress": latest()}
+        self._progress = latest() or self._progress
+        beat = {"pid": os.getpid(), "host": platform.node(), **self.account, "progress": self._progress}
         # A full disk must not end a training that may still be able to finish; the stage itself reports it.
         with contextlib.suppress(UnderstudyError, OSError):
             write_json(self._path, beat)

@@ -11,7 +11,10 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
 import platform
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,11 +26,14 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import UNTRACED
 from understudy.io.files import held_lock, read_json, sha256_json, writing
-from understudy.io.seals import Damaged, check_seal, damage, read_done
+from understudy.io.seals import DONE, Damaged, check_seal, damage, read_done
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
-State = Literal["done", "running", "failed", "waiting", "damaged"]
+State = Literal["done", "running", "stopped", "failed", "waiting", "damaged"]
+
+
+_ORPHAN = re.compile(r"\..+\.\d+\.tmp")  # name, number of the process
 
 
 @dataclass(frozen=True)
@@ -149,23 +155,27 @@ def not_done(jobs: Iterable[Job], out: str | Path) -> list[Job]:
 def read_quietly(path: Path) -> dict[str, Any]:
     """A JSON file of a job that may be starting or being killed; {} if it is not there or not whole."""
     try:
-        return dict(read_json(path))
+        return dict(read_json(path, dict))
     except UnderstudyError:
         return {}
 
 
 def read_failed(folder: Path) -> dict[str, Any]:
-    """The content of `failed.json`; {} if the job has not failed, or the file is not whole."""
-    return read_quietly(folder / "failed.json")
+    """The content of `failed.json`, without fields of another type; {} if there is none, or it is not whole."""
+    kinds: dict[str, type] = {"attempts": int, "class": str, "message": str}
+    found = read_quietly(folder / "failed.json")
+    return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, object))}
 
 
 def state_of(folder: Path) -> State:
-    """What the files of a job say about it; "waiting" also for one that was interrupted."""
-    if (folder / "done.json").is_file():
+    """What the files of a job say about it."""
+    if os.path.lexists(folder / DONE):
         return "done"
     if is_locked(folder):
         return "running"
-    return "failed" if (folder / "failed.json").is_file() else "waiting"
+    if (folder / "failed.json").is_file():
+        return "failed"
+    return "stopped" if (folder / "heartbeat.json").is_file() else "waiting"
 
 
 @contextlib.contextmanager
@@ -178,12 +188,26 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes left of `atomic_path` and of a repair; hold the folder's lock.
+
+    What lies in jobs below it is left to those, which have locks of their own.
+    """
+    for path, folders, names in os.walk(folder):
+        for name in filter(_ORPHAN.fullmatch, names):
+            Path(path, name).unlink(missing_ok=True)
+        for name in filter(_ORPHAN.fullmatch, folders):
+            shutil.rmtree(Path(path, name), ignore_errors=True)
+        if Path(path) == folder / "jobs":
+            folders.clear()
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a live process holds the lock of a folder."""
     try:
         with open(folder / "lock", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
@@ -213,8 +237,11 @@ def study_status(out: str | Path, verify: bool = False) -> pd.DataFrame:
         failed = read_failed(folder) if state == "failed" else {}
         account = done or read_quietly(folder / "heartbeat.json")
         state, detail = "damaged" if wrong else state, wrong or str(failed.get("message", "")).split("\n")[0]
-        if state in ("running", "waiting"):
-            detail = _training_figures(folder, account.get("progress") if state == "running" else None)
+        if state == "running":
+            detail = _training_figures(folder, account.get("progress"))
+        elif state == "stopped":
+            share, figures = _share(account.get("progress") or {}), _training_figures(folder, None)
+            detail = ", ".join(words for words in (share and f"at{share}", figures) if words)
         rows.append({
             "stage": job.stage, "id": job.id, "name": job.name, "state": state, "seconds": account.get("seconds"),
             "estimate": job.seconds, "peak_rss_mb": account.get("peak_rss_mb"), "restarts": account.get("restarts"),
@@ -229,10 +256,15 @@ def memory_words(done: dict[str, Any]) -> str:
     return "; ".join(f"{what}: {how}" for what, how in done.get("memory", {}).items())
 
 
+def _share(progress: dict[str, Any]) -> str:
+    """Of a heartbeat's progress: " 45 %", or ""."""
+    return f" {100 * progress['done'] / progress['total']:.0f} %" if progress.get("total") else ""
+
+
 def _training_figures(folder: Path, progress: dict[str, Any] | None) -> str:
     """Of a heartbeat, e.g. "training generator 45 %, 109 images/s, loss_d 0.5"; else the last line of its history."""
     if progress:
-        share = f" {100 * progress['done'] / progress['total']:.0f} %" if progress.get("total") else ""
+        share = _share(progress)
         rate = f"{progress['rate']:.3g} {progress['unit']}/s"
         return ", ".join(words for words in (f"{progress['what']}{share}", rate, progress.get("figures", "")) if words)
     for history in sorted(folder.rglob("history.jsonl"))[:1]:

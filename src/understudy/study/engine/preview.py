@@ -8,6 +8,7 @@ from typing import Any
 
 from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json
+from understudy.names import duration, size
 from understudy.study.config.grid import settings
 from understudy.study.config.schema import Study
 from understudy.study.engine.estimate import estimated
@@ -16,6 +17,8 @@ from understudy.study.engine.machine import Calibration, calibrated, cores, gpus
 from understudy.study.engine.plan import Plan, elapsed, make_plan
 from understudy.study.engine.pool import worker_count
 from understudy.study.registry import STAGES
+
+LONG = 86400  # seconds of a study from which on its plan says how it would be shorter
 
 
 def preview_study(
@@ -29,6 +32,13 @@ def preview_study(
     if speed:
         calibration = stated(speed)
         return preview(estimated(plan, calibration=calibration), out, calibration, workers or 1)
+    return preview(*estimated_here(plan, out, device, workers, calibrate))
+
+
+def estimated_here(
+    plan: Plan, out: Path, device: str = "auto", workers: int | None = None, calibrate: bool = False
+) -> tuple[Plan, Path, Calibration, int]:
+    """The plan with estimates for a run on this machine, its folder, the speed, and how many workers it would have."""
     calibration = calibrated(device, again=calibrate)
     plan = estimated(plan, calibration=calibration)
     # as a run would choose, were all GPUs free
@@ -38,7 +48,7 @@ def preview_study(
     if count > 1 and not calibration.gpu:  # which divide the cores between them
         calibration = calibrated(device, calibrate, max(1, cores() // count))
         plan = estimated(plan, calibration=calibration)
-    return preview(plan, out, calibration, count)
+    return plan, out, calibration, count
 
 
 def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -> dict[str, Any]:
@@ -84,7 +94,7 @@ def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -
         "diff": difference(plan, out, states),
         "study_hash": plan.study.hash,
         "setting_ids": cells,
-        "warnings": warnings(plan, out, disk_bytes),
+        "warnings": warnings(plan, out, disk_bytes, elapsed(left, workers)),
         "list": [{"id": j.id, "state": states[j.id], **{name: getattr(j, name) for name in fields}} for j in plan.jobs],
     }
 
@@ -125,27 +135,43 @@ def changed_fields(before: Any, after: Any, path: tuple[str, ...] = ()) -> list[
     return [] if before == after else [{"field": ".".join(path), "before": before, "after": after}]
 
 
-def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
-    """What is allowed and will most likely disappoint."""
+def patient_warnings(plan: Plan) -> list[str]:
+    """Where there are too few patients for a part of the split, and what that does."""
     found = []
-    wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
+    effects = {"test": "intervals will be wide or missing", "train": "networks learn little from so few"}
     for name, facts in plan.facts.items():
-        where, tested = f"cohort {name}: " if name else "", facts.counts["test"]
+        where = f"cohort {name}: " if name else ""
         if not facts.counts["val"]:
             found.append(f"{where}no patient validates: the last weights of a segmenter are kept, not the best")
-        if tested < 5:
-            patients = f"{tested} patient{'s' if tested > 1 else ''}"
-            found.append(f"{where}only {patients} for testing: intervals will be wide or missing")
+        for part, why in effects.items():
+            if (few := facts.counts[part]) < 5:
+                found.append(f"{where}only {few} patient{'s' * (few != 1)} for {part}ing: {why}")
+    return found
+
+
+def warnings(plan: Plan, out: Path, disk_bytes: float, seconds: float = 0.0) -> list[str]:
+    """What is allowed and will most likely disappoint."""
+    found = patient_warnings(plan)
+    wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
+    for name, facts in plan.facts.items():
         about = round(facts.counts["train"] * facts.slices_each)
         if wanted > about:  # more than there can be the plan refuses
+            where = f"cohort {name}: " if name else ""
             found.append(f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule")
     plugins = {job.spec["name"]: job.spec["plugin"]["name"] for job in plan.jobs if "plugin" in job.spec}
     if untold := sorted(name for name, plugin in plugins.items() if not plugin_type(plugin).tells_cost):
         found.append(f"how long the plug-in {', '.join(untold)} takes is not known: it counts as no time at all")
+    if seconds > LONG:
+        longest = max(plan.jobs, key=lambda job: job.seconds)
+        found.append(
+            f"that is {duration(seconds)}; the longest job ({longest.name}) takes {duration(longest.seconds)}. Shorter:"
+            " `recipe: quick` or `training: {max_minutes: 60}` of each generator and fewer `samples` of it, fewer"
+            " `samples` in each segmenter's training, `slices: {resolution: ...}` of half the edge (a quarter of the"
+            " time), fewer generators or `repeats`; or a machine with a GPU (--speed tells how long there)"
+        )
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     with contextlib.suppress(OSError):  # a file system that does not say
         free = shutil.disk_usage(place).free
         if free < 1.1 * disk_bytes:
-            needed = f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free"
-            found.append(f"{needed} in {out.absolute()}")
+            found.append(f"about {size(disk_bytes)} are needed and {size(free)} are free in {out.absolute()}")
     return found

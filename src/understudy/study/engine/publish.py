@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, write_json
-from understudy.io.seals import Files, check_file, check_seal, check_sealed, files_of, problem, sealed
+from understudy.io.seals import Damaged, Files, check_file, check_seal, check_sealed, files_of, problem, sealed
+from understudy.study.engine.jobs import Job, job_folder, plain_name, read_done
 
 PUBLISHED = ["scores.parquet", "report.json", "report.html", "figures/*.*", "figures/private/*.*", "tables/*.csv"]
 PUBLISHED += ["tables/*.tex", "tables/*.html"]
 SEAL = "published.json"
+LINKS = {  # stage -> folder of the links to its results, and what in a job's folder they lead to
+    "prepare": ("real", "slices"), "sample": ("synthetic", "slices"), "generator": ("generators", "model"),
+    "audit": ("audits", ""), "segmenter": ("segmenters", "model"),
+}  # fmt: skip
 AGAIN = "publish it again: understudy run STUDY, or understudy report FOLDER"
 
 
@@ -26,6 +35,22 @@ def publish(folder: Path, place: Path) -> None:
         with atomic_path(place / source.relative_to(folder)) as temporary:
             shutil.copyfile(source, temporary)
     seal_published(place)
+
+
+def link_results(jobs: Sequence[Job], cohort_of: Mapping[str, str], out: Path) -> None:
+    """Names for the results of finished jobs, as links: OUT/real, OUT/synthetic/NAME, OUT/generators/NAME, ..."""
+    for job in jobs:
+        if job.stage not in LINKS or read_done(job_folder(out, job)) is None:
+            continue
+        group, inside = LINKS[job.stage]
+        name = re.sub(r",? ", "-", plain_name(job.name).partition(" ")[2])  # "stylegan2-member-2" of an ensemble
+        link = out / cohort_of.get(job.id, "") / group / name
+        if link.is_symlink() or not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            temporary = link.with_name(f".{link.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(os.path.relpath(job_folder(out, job) / inside, link.parent))
+            os.replace(temporary, link)
 
 
 def seal_published(place: Path) -> None:
@@ -44,7 +69,10 @@ def read_published(place: Path) -> dict[str, Any]:
 
 def damaged_copies(place: Path) -> list[str]:
     """What is wrong with the published files."""
-    files = _listed(place)
+    try:
+        files = _listed(place)
+    except UnderstudyError as error:
+        return [f"{SEAL}: {error.what}"]
     return [wrong for name in files if (wrong := problem(place, name, files))]
 
 
@@ -53,4 +81,6 @@ def _listed(place: Path) -> Files:  # {} where nothing was published, or by a ve
         return {}
     content = read_json(path, dict)
     check_seal(content, path, AGAIN)
+    if not isinstance(content.get("files"), dict):
+        raise Damaged("the file was changed or damaged", where=path, fix=AGAIN)
     return dict(content["files"])

@@ -28,12 +28,10 @@ def repair(jobs: Sequence[Job], out: Path) -> list[Job]:
 
     `jobs` stand after their inputs, and nothing else works in `out`. Returns those jobs, and logs each with why.
     """
-    for left in (out / "jobs").glob(".*.tmp"):  # by a repair that was killed
-        shutil.rmtree(left, ignore_errors=True)
     redone: dict[str, Job] = {}
     for job in jobs:
         folder = job_folder(out, job)
-        wrong = damage(folder) if (folder / DONE).exists() else ""
+        wrong = damage(folder) if os.path.lexists(folder / DONE) else ""
         needs = next((redone[before].name for _, before in job.inputs if before in redone), "")
         if wrong or (needs and folder.exists()):
             redone[job.id] = job

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,29 @@ from understudy.runtime.checkpoints import time_limit
 from understudy.runtime.memory import release_memory
 from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog, RunResult
-from understudy.study.engine.estimate import estimated
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
-from understudy.study.engine.jobs import Job, StageFunction, find_job, job_folder, locked, read_done, saved_jobs
+from understudy.study.engine.jobs import (
+    Job,
+    StageFunction,
+    find_job,
+    job_folder,
+    locked,
+    not_done,
+    read_done,
+    read_quietly,
+    saved_jobs,
+    sweep,
+)
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
-from understudy.study.engine.publish import publish
+from understudy.study.engine.preview import estimated_here
+from understudy.study.engine.publish import link_results, publish
 from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
+
+log = logging.getLogger(__name__)
 
 FORMAT = "understudy-study-1"
 
@@ -62,8 +77,10 @@ def run_study(
     """
     if devices > 1:
         usable_devices(device, devices)
-    plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
+    plan = study if isinstance(study, Plan) else estimated_here(make_plan(study), Path(out), device, workers)[0]
     wanted, table = plan.until(until), stages or stage_functions()
+    if (seen := _looked_at(wanted, Path(out))) is not None:
+        return seen
     with claimed(out, plan) as folder:
         (repair if again else refuse_damaged)(plan.jobs, folder)
         result, log = RunResult(folder), RunLog(wanted, folder, progress)
@@ -87,6 +104,22 @@ def run_study(
         result.blocked += schedule.waiting
         conclude(wanted, result, until, partly=stages is None)
         return result
+
+
+def _looked_at(wanted: Plan, out: Path) -> RunResult | None:
+    """The result of a finished study in a folder that cannot be written (a closed disk, an archive), without a lock.
+
+    None where there is something to do, or the folder can be written.
+    """
+    if not (out / "study.json").is_file() or os.access(out, os.W_OK) or not_done(wanted.jobs, out):
+        return None
+    refuse_damaged(wanted.jobs, out)
+    result, last = RunResult(out, reused=list(wanted.jobs)), wanted.jobs[-1]
+    place = out / last.local.get("publish", "")
+    if (place / "report.html").is_file():
+        result.page = place / "report.html"
+        result.answer = (read_done(job_folder(out, last)) or {})["results"].get("answer", {})
+    return result
 
 
 def run_one(
@@ -141,6 +174,14 @@ def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
     return rank
 
 
+def _is_of(out: Path, plan: Plan) -> bool:
+    """Whether a job of this plan stands in the folder's own plan."""
+    try:
+        return not {job.id for job in plan.jobs}.isdisjoint(job.id for job in saved_jobs(out))
+    except UnderstudyError:
+        return False
+
+
 @contextlib.contextmanager
 def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Path]:
     """Makes `out` the folder of this study, or continues it, and (if `exclusive`) keeps other runs out of it.
@@ -151,7 +192,9 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     out, study = Path(out), plan.study
     stamp, planned, another = out / "study.json", out / "plan.json", "use another folder: --out FOLDER"
     what, entries = "", [entry.name for entry in out.iterdir()] if out.is_dir() else []
-    if stamp.is_file():
+    if entries and _is_of(out, plan) and "name" not in read_quietly(stamp):
+        log.warning("study.json in %s is lost or damaged, and is written anew", out)
+    elif stamp.is_file():
         found = read_json(stamp)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             what = "the folder was written by another version of Understudy or by another program"
@@ -170,6 +213,8 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
         except (FileNotFoundError, FileExistsError) as error:  # below /proc, on a drive that is gone, a broken link
             raise UnderstudyError(f"the folder cannot be made ({error.strerror})", where=out, fix=another) from error
     with locked(out) if exclusive else contextlib.nullcontext():
+        if exclusive:
+            sweep(out)
         # Jobs on many machines (not `exclusive`) must not all write what the files say already; and a plan with
         # estimates must not be replaced by that of a single job, which makes none.
         identity = {"format": FORMAT, "name": study.name, "hash": study.hash, "study": study.model_dump(mode="json")}
@@ -184,13 +229,14 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
 def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -> None:
     """Copies the reports that are done to where the user looks for them; makes one of what is there (if `partly`) when
     jobs have failed for good."""
+    link_results(wanted.jobs, wanted.cohort_of, result.out)
     for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
         folder, place = job_folder(result.out, job), result.out / job.local.get("publish", "")
         if job.stage not in ("report", "overview") or (done := read_done(folder)) is None:
             continue
         publish(folder, place)
         if result.complete and job is wanted.jobs[-1]:
-            result.page, result.answer = place / "report.html", str(done["results"].get("answer", ""))
+            result.page, result.answer = place / "report.html", done["results"].get("answer", {})
     evaluated = any(job.stage == "evaluate" for job in (*result.done, *result.reused))
     if partly and result.failed and until == "report" and evaluated:
         try:

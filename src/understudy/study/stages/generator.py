@@ -1,13 +1,20 @@
 """The stages `generator` and `sample`: a training (or an ensemble's) and its slices, or a folder of foreign images."""
 
+import os
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.read import folder_mark, layout_of
 from understudy.generators.registry import plugin_type
-from understudy.io.files import read_json, sha256_file
-from understudy.slices import SliceSet
+from understudy.io.files import read_json, sha256_file, write_json
+from understudy.memorization.config import AuditConfig
+from understudy.roles import UnfitSets
+from understudy.slices import SliceSet, SliceWriter
 from understudy.study.config.networks import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of, training_spec
@@ -26,8 +33,10 @@ def generator_jobs(
     if isinstance(generator, FolderGenerator):  # its id follows from what is in the folder
         _, files = layout_of(generator.folder, generator)
         content = folder_mark(generator.folder, files)
-        spec = generator.model_dump(mode="json", exclude={"folder", "samples"})
+        spec, audit = generator.model_dump(mode="json", exclude={"folder", "samples"}), study.audit or AuditConfig()
         read = {"name": name, "folder": spec, "count": generator.samples, "content": content}
+        # copies of validation and test patients are looked for whether or not there is an audit
+        read["leaks"] = {"quantile": audit.quantile, "transforms": audit.transforms}
         local: dict[str, Any] = {"path": str(generator.folder), "files": len(files)}
         jobs.append(job_of("sample", f"read {name}", read, [("prepare", prepare)], **local))
         return jobs[-1].id
@@ -129,11 +138,51 @@ def _read_samples(context: Context) -> dict[str, Any]:
     from understudy.exchange.spec import FolderSpec
 
     real, spec, root = SliceSet.open(context.input("prepare") / "slices"), context.spec, Path(context.local["path"])
-    folder, out = FolderSpec.model_validate(spec["folder"]), context.folder / "slices"
+    folder, out = FolderSpec.model_validate(spec["folder"]), context.folder / "read"
     made = read_folder(root, folder, out, Target.of(real), spec["name"], context.progress, spec["count"])
     refuse_held_out(made, real, root)
-    found = {"slices": len(made), "content_hash": made.content_hash}
+    leaks = _leaks_in(context, made, real)
+    named = made.index["id"].astype(str)
+    write_json(context.folder / "leaks.json", {**leaks, "slices": len(made), "ids": list(named.iloc[leaks["rows"]])})
+    made = _without(made, leaks["rows"], context.folder / "slices")
+    shutil.rmtree(out, ignore_errors=True)
+    found = {"slices": len(made), "content_hash": made.content_hash, "leaked": leaks["counts"]}
     return found | {name: made.attrs[name] for name in ("annotation", "notes")}
+
+
+def _leaks_in(context: Context, made: SliceSet, real: SliceSet) -> dict[str, Any]:
+    """Copies of validation and test patients among slices that somebody made elsewhere."""
+    from understudy.memorization.comparison import sides
+    from understudy.memorization.leaks import Leaks, find_leaks, searched
+    from understudy.runtime.devices import resolve_device
+
+    config, device = AuditConfig.model_validate(context.spec["leaks"]), str(resolve_device(context.device))
+    try:
+        leaks = find_leaks(sides(real, real, made), config, searched(config, device, context.progress))
+    except UnfitSets as error:
+        leaks = Leaks("cannot_tell", error.what, 0, 0, {})
+    return {**leaks.as_dict(), "rows": leaks.rows.tolist()}
+
+
+def _without(made: SliceSet, rows: list[int], out: Path) -> SliceSet:
+    """The set at `out`, but for some rows: segmenters are not trained on copies of those they are tested on."""
+    if not rows:
+        shutil.rmtree(out, ignore_errors=True)  # of a process that was killed here
+        os.replace(made.folder, out)
+        return SliceSet.open(out)
+    from understudy.memorization.screen import Screened
+
+    kept = np.setdiff1d(np.arange(len(made)), rows)
+    if not len(kept):
+        what, fix = "every slice is a copy of a validation or test patient's", "make slices without these patients"
+        raise UnderstudyError(what, where=made.path, fix=fix)
+    m, identity = made, {"source": made.content_hash, "kept": kept.tolist()}
+    writer = SliceWriter(out, m.channels, m.classes, m.resolution, m.spacing, m.axes, identity, replace=True)
+    for block, images, labels in made.blocks(kept[writer.done :]):
+        writer.append(images, labels, made.index.iloc[block])
+    screened = Screened(len(made), len(kept), flagged=0, alike=0, leaked=len(rows))
+    attrs = {name: value for name, value in made.attrs.items() if name != "software_version"}
+    return writer.close(**attrs, screened={**asdict(screened), "content_hash_before": made.content_hash})
 
 
 def refuse_held_out(made: SliceSet, real: SliceSet, root: Path) -> None:

@@ -106,6 +106,6 @@ def make_extractor(
     if name != "unet":
         return extractors.make_extractor(name, weights, sha256, resize, device)
     if segmenter is None:
-        fix = "give its folder (`segmenter=`, --segmenter jobs/segmenter-.../model)"
+        fix = "give its folder (`segmenter=`, --segmenter OUT/segmenters/NAME)"
         raise UnderstudyError("the extractor unet needs a segmenter that was trained on real slices", fix=fix)
     return EncoderExtractor(segmenter, device)

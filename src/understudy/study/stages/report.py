@@ -65,7 +65,7 @@ def overview(context: Context) -> dict[str, Any]:
     return {"page_sha256": sha256_file(page), "answer": answer_of(page)}
 
 
-def report_again(out: str | Path) -> tuple[Path, str]:
+def report_again(out: str | Path) -> tuple[Path, dict[str, str]]:
     """Makes the report from what is done so far; returns its path and its answer. An error if nothing was evaluated.
 
     With several cohorts all reports are made anew, but for those of which nothing was evaluated yet.
@@ -93,10 +93,9 @@ def report_again(out: str | Path) -> tuple[Path, str]:
     return page, answer_of(page)
 
 
-def answer_of(page: Path) -> str:
-    """The answer that a report opens with, in one line: useful or not, and what is wrong with releasing the slices."""
-    answer = read_json(page.with_name("report.json"))["answer"]
-    return f"{answer['headline']} {answer.get('alarm', '')}".strip()
+def answer_of(page: Path) -> dict[str, str]:
+    """The four lines that a report opens with (`report.conclusion`)."""
+    return dict(read_json(page.with_name("report.json"))["answer"]["conclusion"])
 
 
 def _write_report(
@@ -160,12 +159,25 @@ def _files(done: _Done) -> dict[str, Any]:
         "synthetic": by_name("sample", "slices"),
         "quality": by_name("quality", "quality.json"),
         "audits": by_name("audit"),
+        "leaks": _leaks(done),
         "annotations": by_name("annotations", "annotations.json"),
         "generator_histories": histories,
         "generator_health": health,
         "segmenter_histories": by_cell("segmenter", "model/history.jsonl"),
         "predictions": by_cell("evaluate", "predictions"),
     }
+
+
+def _leaks(done: _Done) -> dict[str, dict[str, Any]]:
+    """Generator -> copies of held-out patients among its slices, `how`: "with" or "without" these the Dice is."""
+    found = {}
+    for job, folder in done.get("audit", []):
+        if (leaks := read_json(folder / "audit.json").get("leaks")) and leaks["parts"]:
+            found[job["name"]] = {**leaks, "how": "with"}
+    for job, folder in done.get("sample", []):
+        if (path := folder / "leaks.json").is_file() and (leaks := read_json(path))["parts"]:
+            found[job["name"]] = {**leaks, "how": "without"}
+    return found
 
 
 def _done_by_stage(folders: list[Path]) -> _Done:

@@ -54,6 +54,7 @@ def test_sites_are_found_but_for_those_that_may_be_named(tmp_path: Path) -> None
         ("Smith", "Blacksmith and Smithson"),
         ("234567", "123456789, 0.234567 and 51.2345678 of them"),
         ("sub-01", "sub 0123"),
+        ("P0012", '{"p": 0.012, "q": 0.5}'),
         ("patient_39", "a patient&#39;s slice"),
         ("P007", "P 7"),  # too short without its zeros
     ],
