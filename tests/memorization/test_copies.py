@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform, shift
 
 from understudy.memorization.copies import Copies
 from understudy.memorization.frames import FRAME, pose, warp
-from understudy.memorization.lesions import Lesions
+from understudy.memorization.lesions import Lesions, regions
 from understudy.memorization.registration import affine
 from understudy.roles import UnfitSets, part_of
 from understudy.slices import SliceSet
@@ -114,13 +114,14 @@ def test_a_lesion_is_found_wherever_it_was_put() -> None:
     images = rng.integers(0, 255, (6, 2, EDGE, EDGE)).astype(np.uint8)
     labels = np.zeros((6, EDGE, EDGE), np.uint8)
     labels[:, 8:14, 8:14] = 1
-    known = Lesions([(torch.from_numpy(images), torch.from_numpy(labels))], torch.arange(6))
+    columns, crops, _ = regions(torch.from_numpy(images).float(), torch.from_numpy(labels), [(0.0, 0.0)], (False,))
+    known = Lesions(columns, crops[:, 0], torch.arange(6))
     moved = np.stack([shift(x, (5, 3), order=0) for x in images[2]])[None]
     marks = np.zeros((3, EDGE, EDGE), np.uint8)
     marks[:2, 13:19, 11:17] = 1
     other = rng.integers(0, 255, (2, 2, EDGE, EDGE)).astype(np.uint8)
     other[0, :, 13:19, 11:17] = moved[0, :, 13:19, 11:17]
-    asked = torch.from_numpy(np.concatenate([other, moved])), torch.from_numpy(marks)
+    asked = torch.from_numpy(np.concatenate([other, moved])).float(), torch.from_numpy(marks)
     score, column, _ = known.search(*asked, None)
     assert score[0] > 2 > score[1] > 0
     assert column[0] == 2

@@ -11,9 +11,10 @@ from made import FAST, new_slices, real_set, split_of, synthetic_set
 from understudy.errors import UnderstudyError
 from understudy.memorization.comparison import sides
 from understudy.memorization.controls import moved as moved_by
-from understudy.memorization.leaks import Leaks, find_leaks, searched
+from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.perform import audit
 from understudy.memorization.screen import recheck, screen
+from understudy.memorization.search import searching
 from understudy.slices import SliceSet
 
 SLICES = 200
@@ -36,7 +37,7 @@ def with_copies(folder: Path, real: SliceSet, val: int, test: int, moved: bool =
 
 
 def found_in(real: SliceSet, made: SliceSet) -> Leaks:
-    return find_leaks(sides(real, real, made), FAST, searched(FAST, "cpu", False))
+    return find_leaks(sides(real, real, made), FAST, searching(FAST, "cpu", False))
 
 
 @pytest.mark.parametrize(("val", "test"), [(1, 1), (4, 6), (24, 36), (0, 2), (2, 0)])

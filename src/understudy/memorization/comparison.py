@@ -5,7 +5,6 @@ The numbers from which `verdict` decides are made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,14 +17,11 @@ from understudy.memorization.concentration import Concentration, concentration, 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, Null, PValues
 from understudy.memorization.controls import Controls, scores_of
-from understudy.memorization.copies import Copies
+from understudy.memorization.search import Search, equal
 from understudy.memorization.verdict import Findings, Flags
 from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
-
-# a search's name, queries, training slices -> nearest training slices (`search.nearest`)
-Search = Callable[[str, Part, Part], pd.DataFrame]
 
 
 class Sides(NamedTuple):
@@ -59,7 +55,7 @@ class Compared:
     """Synthetic slices and what was found for them."""
 
     part: Part
-    nearest: pd.DataFrame  # their nearest training slices (`search.nearest`)
+    nearest: pd.DataFrame  # their nearest training slices, as of a `Search`
     null: Null  # what they are judged by, a column a view
     views: tuple[str, ...] = TESTED
 
@@ -182,22 +178,6 @@ class Comparison:
         return frame
 
 
-def search_with(config: AuditConfig, device: str, progress: bool, in_place: Search) -> Search:
-    """The search of an audit: `in_place` (as `search.nearest`), and for all but faint slices `Copies` beside it."""
-    known: list[tuple[Part, Copies]] = []  # of the training and of the held-out slices
-
-    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        found = in_place(name, part, among)
-        if name.endswith("faint"):
-            return found
-        if not any(part is among for part, _ in known):
-            known.append((among, Copies(among, config.transforms == "dihedral", device, progress)))
-        copies = next(copies for part, copies in known if part is among)
-        return pd.concat([found, copies.search(part, progress).drop(columns="row")], axis=1)
-
-    return search
-
-
 def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
     """Searches for held-out and synthetic slices among the training slices; raises `UnfitSets`."""
     contrast = parts.training.contrast
@@ -212,7 +192,7 @@ def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
             what, fix = f"all {part.name} slices are constant or nearly empty", "check how they were made"
             raise UnfitSets(what, where=part.slices.path, fix=fix)
     heldout = search("heldout", judged.heldout, parts.training)
-    if same := int((heldout["stacked.score"] >= 1).sum()):
+    if same := int(equal(judged.heldout, parts.training, heldout).sum()):
         what = f"{same} of the held-out slices are training slices under another name of their patient"
         fix = "hold out whole patients who were never trained on"
         raise UnfitSets(what, where=parts.heldout.slices.path, fix=fix)
@@ -220,7 +200,7 @@ def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
     # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and in place.
     low = parts.synthetic
     faint = low.kept(~np.isin(low.rows, judged.synthetic.rows) & (low.contrast > 0))
-    of_faint = search("faint", faint, judged.training) if len(faint.rows) else synthetic[:0]
+    of_faint = search("faint", faint, judged.training) if len(faint.rows) else heldout[:0]
     null, in_place = (Null(scores_of(heldout, views), judged.heldout.codes) for views in (TESTED, (IN_PLACE,)))
     groups = Compared(judged.synthetic, synthetic, null), Compared(faint, of_faint, in_place, (IN_PLACE,))
     return Comparison(config, parts, judged, heldout, *groups)

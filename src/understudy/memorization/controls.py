@@ -212,6 +212,7 @@ class Controls:
     detections: tuple[Detection, ...]
     false_alarms: FalseAlarms
     scores: dict[str, Floats] = field(default_factory=dict)  # kind of copy -> scores [n, V]
+    unsearched: str = ""  # kind of copy that these sets do not allow to search for, and why
 
     @property
     def missed(self) -> list[Detection]:
@@ -225,26 +226,31 @@ class Controls:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the audit's JSON."""
-        return {"detection": [asdict(d) for d in self.detections], "false_alarms": asdict(self.false_alarms)}
+        plain = {"detection": [asdict(d) for d in self.detections], "false_alarms": asdict(self.false_alarms)}
+        return {**plain, "unsearched": self.unsearched}
 
     @classmethod
     def of(cls, numbers: dict[str, Any]) -> Controls:
         """The controls that an audit.json records."""
         found = numbers["controls"]
         alarms: dict[str, Any] = {k: float("nan") if v is None else v for k, v in found["false_alarms"].items()}
-        return cls(tuple(Detection(**d) for d in found["detection"]), FalseAlarms(**alarms))
+        detections = tuple(Detection(**d) for d in found["detection"])
+        return cls(detections, FalseAlarms(**alarms), unsearched=found["unsearched"])
 
 
 def run_controls(
-    training: Part, heldout: Part, nulls: tuple[Null, Null], search: Callable[[SliceSet], pd.DataFrame],
+    judged: tuple[Part, Part, Part], nulls: tuple[Null, Null], search: Callable[[SliceSet], pd.DataFrame],
     config: AuditConfig, work_dir: Path | None = None,
 ) -> Controls:  # fmt: skip
     """Plants copies of judged training slices and searches for them; audits held-out patients against each other.
 
-    `nulls`: of judged slices, and of faint ones. `search`: all slices of a set -> nearest training slices. Planted
-    copies, which are training slices, are kept meanwhile in `work_dir`, or the system's folder.
+    `judged`: training, held-out and synthetic slices. `nulls`: of these, and of faint ones. `search`: all slices
+    of a set -> nearest training slices. Planted copies, which are training slices, are kept meanwhile in `work_dir`,
+    or the system's folder.
     """
-    like, seed = training.slices, config.seed
+    (training, heldout, synthetic), seed = judged, config.seed
+    like, annotated = training.slices, _annotated(training)
+    without = next((part.name for part in (training, synthetic) if not len(_annotated(part))), "")
     heads = heldout.slices.read(np.sort(heldout.rows[evenly(heldout, HEADS, [seed, 24])]))[0]
     heads = heads[:, [heldout.slices.channels.index(name) for name in like.channels]]
     kinds = planted_copies(heads, like.spacing[0] if like.spacing else None, config.transforms == "dihedral")
@@ -255,9 +261,10 @@ def run_controls(
     with tempfile.TemporaryDirectory(prefix="planted-", dir=work_dir) as folder:
         writer = SliceWriter(Path(folder) / "slices", like.channels, like.classes, like.resolution)
         for number, kind in enumerate(kinds):
-            chosen = _annotated(training, config.copies, seed) if kind.annotated else rows
-            if not len(chosen):
+            if kind.annotated and without:
                 continue
+            among = evenly(training.at(annotated), config.copies, [seed, 25]) if kind.annotated else rows
+            chosen = annotated[among] if kind.annotated else among
             changed = kind.change(*like.read(training.rows[chosen]), np.random.default_rng([seed, 21, number]))
             writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(chosen))])
             planted.append((kind, np.unique(training.codes[chosen], return_inverse=True)[1].astype(np.int64)))
@@ -268,17 +275,14 @@ def run_controls(
         start += len(clusters)
         detections.append(_detection(kind, part, clusters, nulls, config.quantile))
         of_kind[kind.name] = scores_of(part)
-    return Controls(tuple(detections), false_alarms(nulls[0], config), of_kind)
+    unsearched = f"lesion in another head (no {without} slice is annotated)" if without else ""
+    return Controls(tuple(detections), false_alarms(nulls[0], config), of_kind, unsearched)
 
 
-def _annotated(training: Part, count: int, seed: int) -> Ints:
+def _annotated(part: Part) -> Ints:
     """Positions of slices with annotations of at least 0.5 % of the slice."""
-    share = [(labels > 0).mean((1, 2)) for _, _, labels in training.slices.blocks(training.rows)]
-    able = np.flatnonzero(np.concatenate(share) >= 0.005)
-    if not len(able):
-        return able.astype(np.int64)
-    part = Part(training.name, training.slices, training.rows[able])
-    return np.asarray(able[evenly(part, count, [seed, 25])], np.int64)
+    share = [(labels > 0).mean((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
+    return np.flatnonzero(np.concatenate(share) >= 0.005).astype(np.int64)
 
 
 def _detection(

@@ -14,55 +14,48 @@ score is the largest of them on that scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from understudy.memorization.chunks import in_chunks, single_threaded
 from understudy.memorization.controls import evenly
 from understudy.memorization.frames import (
     CELLS,
     FRAME,
     TURNS,
     Whitening,
+    cells,
     filtered,
     heads,
     inside,
     pose,
+    shifting,
     sized,
     vectors,
     warp,
 )  # fmt: skip
-from understudy.memorization.lesions import Lesions
+from understudy.memorization.lesions import Lesions, regions
 from understudy.memorization.registration import affine, elastic
+from understudy.memorization.retrieval import best_pair, explained, highest
 from understudy.roles import Part, UnfitSets
 from understudy.runtime.lazy import pandas as pd
-from understudy.runtime.progress import track
 
 KINDS = ("moved", "warped", "blended", "lesion")
 KEPT, BENT = 3, 2  # candidates that are registered, and of these warped
-SHIFTS = [
-    (x, y) for y in (-1.6, -0.8, 0.0, 0.8, 1.6) for x in (-1.6, -0.8, 0.0, 0.8, 1.6)
-]  # cells: a tenth of the edge
+SHIFTS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # cells, along both axes: a tenth of the edge
 FINER = (0.4, 0.2, 0.1)  # cells, steps from the best of these shifts
-FIRST, SHIFTED = 6, 3  # of the first slice of a pair, and of shifts, so many are tried
-SAME = 0.95  # whitened correlation from which two training slices are no pair
+SHIFTED = 3  # shifts under which pairs are tried
 CHUNK = 32  # slices a step, always: results do not depend on threads
 SAMPLE = 4096  # training slices that principal components are made of, at most
 CHANCE = 300  # training slices that say what chance gives, at most
 SCALE = 10  # scores are tanh(z / SCALE): bounded, and their Fisher transform is z again
-LEAST_EDGE, FINEST = 8, 64  # pixels of a slice; larger ones are made smaller first
+LEAST_EDGE = 8  # pixels of a slice
 DIGITS = 6  # of a score: below is what float32 rounds
 
-Ints = NDArray[np.int64]
 
-
-@dataclass
-class _Found:
+class _Found(NamedTuple):
     """Of a chunk of slices, by kind: numbers [n, 4] on an unbounded scale, training positions, mirrored or not."""
 
     value: torch.Tensor
@@ -89,54 +82,46 @@ class Copies:
             )
             raise UnfitSets(what, where=training.slices.path, fix="audit a set of several training patients")
         self.codes = torch.from_numpy(training.codes).to(self.device)
-        with _single_threaded():
-            self._prepare()
-            rows = evenly(training, CHANCE, [0, 51])
-            found = self._all(Part(training.name, training.slices, training.rows[rows]), training.codes[rows], progress)
+        self.dimensions = len(training.slices.channels) * CELLS * CELLS
+        self._prepare(progress)
+        some = evenly(training, CHANCE, [0, 51])
+        own = self.codes[torch.from_numpy(some).to(self.device)]
+        found = self._found(training.at(some), own[:, None] == self.codes[None], progress)
         middle, high = torch.quantile(found.value.double(), torch.tensor([0.5, 0.95], dtype=torch.float64), dim=0)
         self.middle, self.spread = middle, (high - middle).clamp(min=1e-3)
 
-    def _prepare(self) -> None:
+    def _prepare(self, progress: bool) -> None:
         """Frames and vectors of all training slices."""
-        blocks = list(self._blocks(self.part))
+        channels, device = self.part.slices.channels, str(self.device)
+        some = self.part.at(evenly(self.part, SAMPLE // 8, [0, 52]))
+        places = torch.cat(list(in_chunks(some, channels, CHUNK, lambda images, _, __: heads(images), device)))
+        self.size = float(places[:, 2].median())
 
-        def prepared(block: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-            images = block[0]
-            linear = vectors(sized(filtered(images, local=False), CELLS))
-            return heads(images), sized(filtered(images, local=True), FINEST), linear
+        def prepared(images: torch.Tensor, labels: torch.Tensor, start: int) -> tuple[torch.Tensor, ...]:
+            linear, local = filtered(images)
+            maps = pose(heads(images), self.size)
+            frames = warp(local, maps, FRAME)
+            nowhere = torch.zeros(1, device=self.device)
+            flat = self._shifted(linear, nowhere, nowhere)[:, 0]
+            crops = regions(images, labels, [(0.0, 0.0)], (False,))
+            return maps, frames.half(), vectors(cells(frames)), flat, crops[0] + start, crops[1][:, 0]
 
-        with ThreadPoolExecutor(self._workers()) as pool:
-            made = list(pool.map(prepared, blocks))
-        head = torch.cat([places for places, _, _ in made])
-        self.size = float(head[:, 2].median())
-        frames = [warp(local, pose(places, self.size), FRAME) for places, local, _ in made]
-        linear = [vector for _, _, vector in made]
-        self.maps, self.frames, flat = pose(head, self.size), torch.cat(frames), torch.cat(linear)
-        some = torch.from_numpy(np.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).astype(np.int64))
-        upright = vectors(self.frames)
-        self.whitened, self.whitened_linear = Whitening(upright[some]), Whitening(flat[some])
+        made = zip(*in_chunks(self.part, channels, CHUNK, prepared, device, "training slices", progress), strict=True)
+        self.maps, self.frames, upright, flat, annotated, crops = (torch.cat(each) for each in made)
+        sample = torch.from_numpy(np.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).astype(np.int64))
+        with single_threaded():
+            self.whitened, self.whitened_linear = Whitening(upright[sample]), Whitening(flat[sample])
         self.upright, self.flat = self.whitened(upright), self.whitened_linear(flat, centred=False)
-        self.lesions = Lesions(blocks, self.codes)
-        self.frames = self.frames.half()
-
-    def _blocks(self, part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = [part.slices.channels.index(name) for name in self.part.slices.channels]
-        for _, images, labels in part.slices.blocks(part.rows, CHUNK):
-            yield torch.from_numpy(images[:, order]).to(self.device), torch.from_numpy(labels).to(self.device)
-
-    def _workers(self) -> int:
-        return _wanted if self.device.type == "cpu" else 1
+        self.lesions = Lesions(annotated, crops, self.codes)
 
     def search(self, part: Part, progress: bool = False) -> pd.DataFrame:
-        """One row a slice: `row`, `copy.score` in -1..1, `copy.row`, `copy.transform` (4 if mirrored), `copy.kind`."""
-        with _single_threaded():
-            found = self._all(part, None, progress)
+        """One row a slice: `copy.score` in -1..1, `copy.row`, `copy.transform` (4 if mirrored), `copy.kind`."""
+        found = self._found(part, None, progress)
         z = (found.value.double() - self.middle) / self.spread
         best, kind = z.max(1)
         take = torch.arange(len(best)), kind
         return pd.DataFrame(
             {
-                "row": part.rows,
                 "copy.score": np.round(torch.tanh(best / SCALE).cpu().numpy(), DIGITS),
                 "copy.row": np.asarray(self.part.rows)[found.column[take].cpu().numpy()],
                 "copy.transform": 4 * found.mirrored[take].cpu().numpy().astype(np.int64),
@@ -144,61 +129,41 @@ class Copies:
             }
         )
 
-    def _all(self, part: Part, barred: Ints | None, progress: bool) -> _Found:
-        """`barred`: of each slice the training patient with whom it is not compared."""
-        starts = range(0, len(part.rows), CHUNK)
-        order = [part.slices.channels.index(name) for name in self.part.slices.channels]
+    def _found(self, part: Part, barred: torch.Tensor | None, progress: bool) -> _Found:
+        """`barred` [n, N]: training slices with which a slice is not compared."""
 
-        def chunk(start: int) -> _Found:
-            images, labels = part.slices.read(part.rows[start : start + CHUNK])
-            own = None
-            if barred is not None:
-                codes = torch.from_numpy(barred[start : start + CHUNK]).to(self.device)
-                own = codes[:, None] == self.codes[None]
-            given = (torch.from_numpy(x).to(self.device) for x in (images[:, order], labels))
-            with torch.inference_mode():
-                return self._chunk(*given, own)
+        def chunk(images: torch.Tensor, labels: torch.Tensor, start: int) -> _Found:
+            own = None if barred is None else barred[start : start + CHUNK]
+            linear, local = filtered(images)
+            moved, warped, column, mirrored = self._registered(local, heads(images), own)
+            blended, first = self._blended(linear, own)
+            lesion, beside, flipped = self.lesions.search(images, labels, own)
+            near = [torch.atanh(v.clamp(-0.9999, 0.9999)) for v in (moved, warped, blended)]
+            return _Found(
+                torch.stack([*near, lesion], 1),
+                torch.stack([column[0], column[1], first, beside], 1),
+                torch.stack([mirrored[0], mirrored[1], torch.zeros_like(flipped), flipped], 1),
+            )
 
-        with track(len(part.rows), "copies that moved", "slices", 0, progress) as meter:
-            done = []
-            with ThreadPoolExecutor(self._workers()) as pool:
-                for found in pool.map(chunk, starts):
-                    done.append(found)
-                    meter.advance(len(found.value))
-        fields = ("value", "column", "mirrored")
-        return _Found(*(torch.cat([getattr(found, name) for found in done]) for name in fields))
-
-    def _chunk(self, images: torch.Tensor, labels: torch.Tensor, own: torch.Tensor | None) -> _Found:
-        moved, warped, column, mirrored = self._registered(images, own)
-        blended, first = self._blended(images, own)
-        lesion, beside, flipped = self.lesions.search(images, labels, own)
-        near = [torch.atanh(v.clamp(-0.9999, 0.9999)) for v in (moved, warped, blended)]
-        return _Found(
-            torch.stack([*near, lesion], 1),
-            torch.stack([column[0], column[1], first, beside], 1),
-            torch.stack([mirrored[0], mirrored[1], torch.zeros_like(flipped), flipped], 1),
-        )
+        channels = self.part.slices.channels
+        done = in_chunks(part, channels, CHUNK, chunk, str(self.device), "copies that moved", progress)
+        return _Found(*(torch.cat(field) for field in zip(*done, strict=True)))
 
     def _registered(
-        self, images: torch.Tensor, own: torch.Tensor | None
+        self, local: torch.Tensor, place: torch.Tensor, own: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         """Best score after registration and after the warp, with whom, mirrored or not."""
-        local, place, n = sized(filtered(images, local=True), FINEST), heads(images), len(images)
+        n, row = len(local), torch.arange(len(local), device=self.device)
         maps = torch.stack([pose(place, self.size, *p) for p in self.poses], 1)
-        near = torch.full((n, len(self.upright)), -2.0, device=self.device)
-        which = torch.zeros(near.shape, dtype=torch.int8, device=self.device)
-        for number in range(len(self.poses)):
-            of_pose = self.whitened(vectors(warp(local, maps[:, number], FRAME))) @ self.upright.T
-            which[of_pose > near] = number
-            near = torch.maximum(near, of_pose)
-        if own is not None:
-            near[own] = -2.0
+        posed = [vectors(cells(warp(local, maps[:, number], FRAME))) for number in range(len(self.poses))]
+        near, columns = highest(self.whitened(torch.stack(posed, 1)), self.upright, own)
+        near, number = near.max(1)
         kept = min(KEPT, near.shape[1])
-        column = near.topk(kept, 1).indices
-        number = which.gather(1, column).flatten().long()
-        mirrored = (number >= len(self.poses) // 2).view(n, kept)
-        moving, row = sized(local, FRAME), torch.arange(n, device=self.device)
-        each, fixed = row.repeat_interleave(kept), self.frames[column.flatten()].float()
+        lane = near.topk(kept, 1).indices
+        number = number.gather(1, lane)
+        column = columns[row[:, None], number, lane]
+        mirrored, number = number >= len(self.poses) // 2, number.flatten()
+        moving, each, fixed = sized(local, FRAME), row.repeat_interleave(kept), self.frames[column.flatten()].float()
         fitted = affine(moving[each], fixed, maps[each, number])
         known = inside(self.maps[column.flatten()])
 
@@ -214,83 +179,41 @@ class Copies:
         some = (row[:, None] * kept + best).flatten()
         bent = scores(some, elastic(moving[each[some]], fixed[some], fitted[some])).max(1)
         at = [best[:, :1], best.gather(1, bent.indices[:, None])]
-        columns, flips = ([x.gather(1, i)[:, 0] for i in at] for x in (column, mirrored))
-        return moved.max(1).values, bent.values, columns, flips
+        with_whom, flips = ([x.gather(1, i)[:, 0] for i in at] for x in (column, mirrored))
+        return moved.max(1).values, bent.values, with_whom, flips
 
-    def _blended(self, images: torch.Tensor, own: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _shifted(self, linear: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Vectors [n, Y * X, d] of slices under all pairs of shifts [Y] and [X], or of each slice its own [n, Y]."""
+        flat = sized(linear, FRAME)[:, :, None]
+        down, right = (shifting(by.view(-1, 1, by.shape[-1]), flat.shape[-1]) for by in (y, x))
+        rows = down @ flat  # [n, C, Y, cells, edge]
+        both = rows[:, :, :, None] @ right[:, :, None].transpose(-1, -2)  # [n, C, Y, X, cells, cells]
+        return vectors(both.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)).view(len(flat), -1, self.dimensions)
+
+    def _blended(self, linear: torch.Tensor, own: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Multiple correlation with the best pair of training slices under the best shift; its larger part."""
-        flat, n = sized(filtered(images, local=False), FRAME), len(images)
-
-        def seen(shift: torch.Tensor) -> torch.Tensor:
-            maps = torch.eye(2, 3, device=self.device).repeat(n, 1, 1)
-            maps[:, :, 2] = shift * (2 / CELLS)
-            moved = warp(flat, maps, flat.shape[-1])
-            return self.whitened_linear(vectors(moved), centred=False)
-
+        n, row = len(linear), torch.arange(len(linear), device=self.device)[:, None]
         grid = torch.tensor(SHIFTS, device=self.device)
-        views = torch.stack([seen(shift.expand(n, 2)) for shift in grid], 1)  # [n, shifts, d]
-        highest = []
-        for number in range(len(grid)):
-            single = views[:, number] @ self.flat.T
-            highest.append((single if own is None else single.masked_fill(own, -2.0)).max(1).values)
-        best = torch.full((n,), -2.0, device=self.device)
-        pair, shift = torch.zeros(n, 2, dtype=torch.long, device=self.device), torch.zeros(n, 2, device=self.device)
-        for number in torch.stack(highest, 1).topk(SHIFTED, 1).indices.T:
-            score, found = self._pair(views[torch.arange(n), number], own)
-            better = (score > best)[:, None]
-            best, pair = torch.maximum(best, score), torch.where(better, found, pair)
-            shift = torch.where(better, grid[number], shift)
+        views = self.whitened_linear(self._shifted(linear, grid, grid), centred=False)
+        near, columns = highest(views, self.flat, own)
+        tried = near.amax(2).topk(SHIFTED, 1).indices
+        columns, near = columns[row, tried], near[row, tried]
+        among = self.flat[columns] * (near > -1)[..., None]  # nobody where all of a lane are barred
+        score, pair = best_pair(views[row, tried].flatten(0, 1), among.flatten(0, 1))
+        best, which = score.view(n, -1).max(1)
+        pair = pair.view(n, -1, 2)[row[:, 0], which]
+        pair = columns[row[:, 0], which].gather(1, pair)
+        at = tried[row[:, 0], which]
+        y, x = grid[at // len(grid)], grid[at % len(grid)]
         one, two = self.flat[pair[:, 0]], self.flat[pair[:, 1]]
-        between = (one * two).sum(1)
+        between = (one * two).sum(1, keepdim=True)
         for step in FINER:
-            start = shift
-            for x in (-step, 0.0, step):
-                for y in (-step, 0.0, step):
-                    tried = start + torch.tensor([x, y], device=self.device)
-                    view = seen(tried)
-                    score = _explained((view * one).sum(1), (view * two).sum(1), between)
-                    better = score > best
-                    best, shift = torch.maximum(best, score), torch.where(better[:, None], tried, shift)
+            around = torch.tensor([-step, 0.0, step], device=self.device)
+            view = self.whitened_linear(
+                self._shifted(linear, y[:, None] + around, x[:, None] + around), centred=False
+            )  # [n, 9, d]
+            score = explained((view @ one[:, :, None])[:, :, 0], (view @ two[:, :, None])[:, :, 0], between)
+            finer, at = score.max(1)
+            y, x = y + around[at // 3], x + around[at % 3]
+            best = torch.maximum(best, finer)
         return best.clamp(0, 1).sqrt(), pair[:, 0]
-
-    def _pair(self, view: torch.Tensor, own: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Explained part of the best pair whose first is among the nearest, [n], and the pair [n, 2]."""
-        single = view @ self.flat.T
-        if own is not None:
-            single = single.masked_fill(own, -2.0)
-        first = single.topk(min(FIRST, single.shape[1]), 1)
-        best = torch.full((len(view),), -2.0, device=self.device)
-        pair = torch.zeros(len(view), 2, dtype=torch.long, device=self.device)
-        for value, column in zip(first.values.T, first.indices.T, strict=True):
-            score = _explained(value[:, None], single, self.flat[column] @ self.flat.T)
-            score, other = score.masked_fill(single < -1, -2.0).max(1)
-            better = score > best
-            best = torch.maximum(best, score)
-            pair = torch.where(better[:, None], torch.stack([column, other], 1), pair)
-        return best, pair
-
-
-def _explained(one: torch.Tensor, two: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
-    """Squared multiple correlation with two unit vectors by the correlations with each and between them.
-
-    Where a part would be negative or the two are nearly the same, that of the first alone.
-    """
-    bottom = (1 - between.square()).clamp(min=1 - SAME * SAME)
-    a, b = (one - between * two) / bottom, (two - between * one) / bottom
-    alone = one.clamp(min=0).square().expand_as(a)
-    return torch.where((a > 0) & (b > 0) & (between < SAME), a * one + b * two, alone)
-
-
-_wanted = 1  # threads, those of torch before it was told to use one
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """torch computes each chunk with one thread, as sums in another order would round otherwise; chunks run beside."""
-    global _wanted
-    _wanted = threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

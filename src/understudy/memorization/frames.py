@@ -6,6 +6,8 @@ Images are float32 [n, C, H, W]; a map [n, 2, 3] takes places of the output to p
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,37 +21,50 @@ TURNS = (-14, -7, 0, 7, 14)  # degrees that are tried before registration, which
 HEAD = 0.15  # part of a channel's bright values from which a pixel counts as head
 
 
-def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian, s.d. in pixels; the border is repeated."""
+@lru_cache
+def smoothing(edge: int, sigma: float) -> torch.Tensor:
+    """Matrix [edge, edge] of a Gaussian filter, s.d. in pixels; the border is repeated."""
     reach = max(1, int(np.ceil(3 * sigma)))
-    at = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-at * at / (2 * sigma * sigma))
-    kernel = (kernel / kernel.sum()).to(x.device)
-    n, c, h, w = x.shape
-    x = F.conv2d(F.pad(x.reshape(n * c, 1, h, w), (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
-    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None, :])
-    return x.reshape(n, c, h, w)
+    at = np.arange(-reach, reach + 1)
+    kernel = np.exp(-at * at / (2 * sigma * sigma))
+    matrix = np.zeros((edge, edge))
+    for row in range(edge):
+        np.add.at(matrix[row], np.clip(row + at, 0, edge - 1), kernel / kernel.sum())
+    return torch.from_numpy(matrix.astype(np.float32))
 
 
-def filtered(images: torch.Tensor, local: bool) -> torch.Tensor:
-    """Without noise and without what is smooth; `local`: divided by the local contrast, so that contrast is free."""
+def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian filter along both axes of [..., edge, edge], as two products with a matrix."""
+    matrix = smoothing(x.shape[-1], sigma).to(x.device)
+    return matrix @ x @ matrix.T
+
+
+def filtered(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Without noise and without what is smooth; and this divided by the local contrast, so that contrast is free."""
     edge = images.shape[-1]
-    x = blur(images.float(), max(0.5, FINE * edge))
+    x = blur(images, max(0.5, FINE * edge))
     x = x - blur(x, COARSE * edge)
-    if not local:
-        return x  # linear: a blend of two slices is the blend of what is compared
     overall = x.square().mean((2, 3), keepdim=True)
-    return x / torch.sqrt(blur(x * x, COARSE * edge) + 0.3 * overall + 1e-3)
+    # the first is linear: a blend of two slices is the blend of what is compared
+    return x, x / torch.sqrt(blur(x * x, COARSE * edge) + 0.3 * overall + 1e-3)
 
 
 def sized(x: torch.Tensor, size: int) -> torch.Tensor:
-    """By the mean of the pixels; smaller slices are enlarged by `warp` where that is needed."""
+    """At most so large, by the mean of the pixels."""
     return F.adaptive_avg_pool2d(x, size) if x.shape[-1] > size else x
+
+
+def shifting(shifts: torch.Tensor, edge: int) -> torch.Tensor:
+    """Matrices [..., CELLS, edge] that move a line of pixels by so many cells (bilinear) and take the mean of cells."""
+    at = (torch.arange(FRAME, device=shifts.device) + 0.5) * (edge / FRAME) - 0.5
+    off = at + shifts[..., None] * (edge / CELLS)
+    near = 1 - (off[..., None] - torch.arange(edge, device=shifts.device)).abs()
+    return near.clamp(min=0).unflatten(-2, (CELLS, FRAME // CELLS)).mean(-2)
 
 
 def heads(images: torch.Tensor) -> torch.Tensor:
     """Centre (x, y) and size of the head in each slice [n, 3]: mean and spread of what is brighter than `HEAD`."""
-    x = sized(images.float(), FRAME)
+    x = sized(images, FRAME)
     dark, bright = x.flatten(2).quantile(torch.tensor([0.05, 0.95], device=x.device), dim=2)[..., None, None]
     weight = (((x - dark) / (bright - dark).clamp(min=1)).mean(1) - HEAD).clamp(min=0).sqrt()
     edge = weight.shape[-1]
@@ -85,13 +100,15 @@ def inside(maps: torch.Tensor, off: torch.Tensor | None = None) -> torch.Tensor:
     return -F.max_pool2d(-F.pad(seen, (BORDER,) * 4, value=1.0), 2 * BORDER + 1, 1)
 
 
-def vectors(frames: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Frames as vectors [n, C * cells], of mean 0 and variance 1 within the mask [n, 1, F, F], 0 outside it."""
-    x = F.adaptive_avg_pool2d(frames, CELLS)
-    if mask is None:
-        mask = torch.ones(len(x), 1, CELLS, CELLS, device=x.device)
-    within = (F.adaptive_avg_pool2d(mask, CELLS) > 0.5).float().expand_as(x).flatten(1)
-    x, count = x.flatten(1), within.sum(1, keepdim=True).clamp(min=1)
+def cells(frames: torch.Tensor) -> torch.Tensor:
+    """Means of the cells of frames [n, C, F, F], [n, C * cells]."""
+    return F.avg_pool2d(frames, FRAME // CELLS).flatten(1)
+
+
+def vectors(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Cells [n, C * cells] of mean 0 and variance 1 within the mask [n, C * cells], 0 outside it."""
+    within = torch.ones_like(x) if mask is None else mask
+    count = within.sum(1, keepdim=True).clamp(min=1)
     x = (x - (x * within).sum(1, keepdim=True) / count) * within
     return x / x.norm(dim=1, keepdim=True).clamp(min=1e-6) * count.sqrt()
 
@@ -113,8 +130,7 @@ class Whitening:
     def __call__(self, x: torch.Tensor, centred: bool = True) -> torch.Tensor:
         return unit((x - self.mean if centred else x) @ self.matrix)
 
-    def masked(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Of frames of which only the mask is known: elsewhere they are taken to be the mean."""
-        c = x.shape[1]
-        known = (F.adaptive_avg_pool2d(mask, CELLS) > 0.5).float().expand(-1, c, -1, -1).flatten(1)
-        return unit((vectors(x, mask) - self.mean * known) @ self.matrix)
+    def masked(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Of frames of which only the mask [n, 1, F, F] is known: elsewhere they are taken to be the mean."""
+        known = (cells(mask) > 0.5).float().repeat(1, frames.shape[1])
+        return unit((vectors(cells(frames), known) - self.mean * known) @ self.matrix)

@@ -7,29 +7,26 @@ import torch.nn.functional as F
 
 from understudy.memorization.frames import blur, sized, warp
 
-EDGE = 64  # pixels at most: regions are small
+EDGE = 64  # pixels of the largest slices
 CROP = 0.375  # of the edge, around the middle of the annotation
 SMALLEST = 0.003  # of the slice; smaller annotations are not searched for
 STEPS = (-1.0, 0.0, 1.0)  # pixels by which the middle of the annotation may be off
+COARSE, TRIED = 12, 8  # pixels by which patients are chosen, and how many are
 RIVAL = 3  # the best patient is compared with the third best
 FLOOR = 0.02  # unexplained part that noise leaves
 
 
 class Lesions:
-    """Annotated regions of training slices. `blocks`: images and labels; `codes`: patient of each slice."""
+    """Annotated regions of training slices: their positions [m], `regions` [m, C, B, B]; `codes`: patients of all."""
 
-    def __init__(self, blocks: list[tuple[torch.Tensor, torch.Tensor]], codes: torch.Tensor) -> None:
-        found, at, crops = 0, [], []
-        for images, labels in blocks:
-            index, crop, _ = _regions(images, labels, [(0.0, 0.0)], (False,))
-            at.append(index + found)
-            crops.append(crop[:, 0])
-            found += len(images)
-        self.columns, known = torch.cat(at), torch.cat(crops).flatten(2)  # [m, C, pixels]
-        self.codes, self.patients = codes[self.columns], int(codes.max()) + 1
-        self.spread = known.std((0, 2)).clamp(min=1e-3) if len(known) else torch.ones(known.shape[1])
-        self.known = known / self.spread[None, :, None]
-        self.able = len(torch.unique(self.codes)) > RIVAL
+    def __init__(self, columns: torch.Tensor, crops: torch.Tensor, codes: torch.Tensor) -> None:
+        self.columns, self.codes = columns, codes[columns]
+        self.patients, self.able = int(codes.max()) + 1, len(torch.unique(self.codes)) > RIVAL
+        spread = crops.std((0, 2, 3)) if len(crops) else torch.ones(crops.shape[1], device=crops.device)
+        self.spread = spread.clamp(min=1e-3)[:, None, None]
+        self.known = (crops / self.spread).half()
+        self.coarse = sized(crops / self.spread, COARSE).flatten(2)
+        self.squares = self.coarse.square()
 
     def search(
         self, images: torch.Tensor, labels: torch.Tensor, own: torch.Tensor | None
@@ -41,52 +38,64 @@ class Lesions:
         n, device = len(images), images.device
         score, column = torch.zeros(n, device=device), torch.zeros(n, dtype=torch.long, device=device)
         mirrored = torch.zeros(n, dtype=torch.bool, device=device)
-        index, crops, weights = _regions(images, labels, [(y, x) for y in STEPS for x in STEPS], (False, True))
+        steps = [(y, x) for y in STEPS for x in STEPS]
+        index, crops, weights = regions(images, labels, steps, (False, True))
         if not self.able or not len(index):
             return score, column, mirrored
-        m, tried = crops.shape[:2]
-        alike, way = self._correlations(crops, weights).view(m, tried, -1).max(1)
-        if own is not None:
-            alike = alike.masked_fill(own[index][:, self.columns], 0.0)
-        every = self.codes[None].expand(m, -1)
-        best = torch.zeros(m, self.patients, device=device).scatter_reduce(1, every, alike, "amax")
-        ranked = best.topk(RIVAL, 1).values
-        score[index] = torch.log((1 - ranked[:, -1].square() + FLOOR) / (1 - ranked[:, 0].square() + FLOOR))
-        nearest = alike.argmax(1)
-        column[index] = self.columns[nearest]
-        mirrored[index] = way.gather(1, nearest[:, None])[:, 0] >= tried // 2
+        crops, still = crops / self.spread, [len(steps) // 2, len(steps) + len(steps) // 2]
+        # each patient's most similar region, by few pixels; the most similar patients' by all
+        few = [sized(x[:, still].flatten(0, 1), COARSE).flatten(2) for x in (crops, weights)]
+        alike = _correlations(few[0], few[1], self.coarse, self.squares).view(len(index), 2, -1).amax(1)
+        barred = None if own is None else own[index][:, self.columns]
+        if barred is not None:
+            alike = alike.masked_fill(barred, 0.0)
+        every = self.codes[None].expand(len(index), -1)
+        best = torch.zeros(len(index), self.patients, device=device).scatter_reduce(1, every, alike, "amax")
+        nearest = (alike[:, None] == best.topk(min(TRIED, self.patients), 1).values[:, :, None]).byte().argmax(2)
+        known = self.known[nearest].float().flatten(3)  # [m, tried patients, C, pixels]
+        alike = _correlations(crops.flatten(3), weights.flatten(3), known, known.square())  # [m, steps, tried patients]
+        if barred is not None:
+            alike = alike.masked_fill(barred.gather(1, nearest)[:, None], 0.0)
+        alike, way = alike.max(1)
+        ranked = alike.topk(RIVAL, 1)
+        top = ranked.values.square()
+        score[index] = torch.log((1 - top[:, -1] + FLOOR) / (1 - top[:, 0] + FLOOR))
+        first = ranked.indices[:, :1]
+        column[index] = self.columns[nearest.gather(1, first)[:, 0]]
+        mirrored[index] = way.gather(1, first)[:, 0] >= len(steps)
         return score, column, mirrored
 
-    def _correlations(self, crops: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Of all crops [m, tried, C, B, B] with all known ones within the weights, each channel less its mean."""
-        w = weights.flatten(2).flatten(0, 1)
-        x = crops.flatten(3).flatten(0, 1) / self.spread[None, :, None]
-        total = w.sum(1, keepdim=True).clamp(min=1e-3)
-        both, theirs, mine = 0.0, 0.0, 0.0
-        for c in range(x.shape[1]):
-            known = self.known[:, c]
-            off = x[:, c] - (x[:, c] * w).sum(1, keepdim=True) / total
-            both = both + (off * w) @ known.T
-            theirs = theirs + (w @ known.square().T - (w @ known.T).square() / total)
-            mine = mine + (off.square() * w).sum(1, keepdim=True)
-        return (both / (torch.as_tensor(theirs).clamp(min=1e-3) * torch.as_tensor(mine).clamp(min=1e-3)).sqrt()).clamp(
-            0, 1
-        )
+
+def _correlations(x: torch.Tensor, w: torch.Tensor, known: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """Of regions x [..., t, C, pixels] with known ones [..., k, C, pixels], 0..1, [..., t, k].
+
+    Within the weights w [..., t, 1, pixels], each channel less its mean; `squares`: of the known ones.
+    """
+    w = w[..., 0, :]
+    total = w.sum(-1, keepdim=True).clamp(min=1e-3)
+    both, theirs, mine = (torch.zeros((), device=x.device) for _ in range(3))
+    for c in range(x.shape[-2]):
+        other, square = known[..., c, :].mT, squares[..., c, :].mT
+        off = x[..., c, :] - (x[..., c, :] * w).sum(-1, keepdim=True) / total
+        both = both + (off * w) @ other
+        theirs = theirs + (w @ square - (w @ other).square() / total)
+        mine = mine + (off.square() * w).sum(-1, keepdim=True)
+    return (both / (theirs.clamp(min=1e-3) * mine.clamp(min=1e-3)).sqrt()).clamp(0, 1)
 
 
-def _regions(
+def regions(
     images: torch.Tensor, labels: torch.Tensor, steps: list[tuple[float, float]], mirrors: tuple[bool, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Annotated slices among these, crops [m, tried, C, B, B] around annotations, and these [m, tried, 1, B, B]."""
-    size = min(EDGE, images.shape[-1])
+    size = images.shape[-1]
     mask = (sized((labels[:, None] > 0).float(), size) > 0.3).float()
     large = ((labels > 0).float().mean((1, 2)) >= SMALLEST) & (mask.sum((1, 2, 3)) > 0)
     index = large.nonzero()[:, 0]
     crop = max(4, round(CROP * size))
     if not len(index):
-        none = images.new_zeros((0, len(steps) * len(mirrors), images.shape[1], crop, crop), dtype=torch.float32)
+        none = images.new_zeros((0, len(steps) * len(mirrors), images.shape[1], crop, crop))
         return index, none, none[:, :, :1]
-    mask, x = mask[index], sized(blur(images[index].float(), max(0.4, 0.01 * images.shape[-1])), size)
+    mask, x = mask[index], blur(images[index], max(0.4, 0.01 * size))
     grow = size // EDGE
     wide = F.max_pool2d(mask, 2 * grow + 1, 1, grow)
     at, total = torch.arange(size, device=images.device).float(), mask.sum((1, 2, 3))

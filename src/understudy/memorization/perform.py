@@ -10,13 +10,13 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization.comparison import Comparison, Search, compare, search_with, sides
+from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
+from understudy.memorization.conformal import Ints, p_values, threshold
 from understudy.memorization.controls import COPY, Controls, run_controls, scores_of
 from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
-from understudy.memorization.search import nearest
+from understudy.memorization.search import Search, in_place, searching
 from understudy.memorization.verdict import Findings, Verdict
 from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.memorization.words import README, as_markdown, verdict
@@ -112,16 +112,9 @@ def audit(
         raise UnderstudyError(f"both a config and {', '.join(fields)}", fix="set the fields in the config")
     config = config or AuditConfig.model_validate(fields)
 
-    def in_place(name: str, part: Part, among: Part) -> pd.DataFrame:
-        shown = name in ("heldout", "synthetic")
-        # a folder each, since a search clears the parts of another one from its folder
-        folder = work_dir / name if work_dir else None
-        options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
-        return nearest(part, among, **config.search(shown), **options)
-
-    search = search_with(config, device, progress, in_place)
+    search = searching(config, device, progress, work_dir)
     comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
-    leaks = find_leaks(comparison.parts, config, search)
+    leaks = find_leaks(comparison.parts, config, search, device)
     _, decided, numbers = judge(comparison, leaks, search, device, work_dir)
     training, heldout, _ = comparison.judged
     if membership_score is not None and config.membership:
@@ -141,9 +134,8 @@ def judge(
     def search_planted(copies: SliceSet) -> pd.DataFrame:
         return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
 
-    training, heldout, _ = comparison.judged
     nulls = comparison.main.null, comparison.faint.null
-    controls = run_controls(training, heldout, nulls, search_planted, comparison.config, work_dir)
+    controls = run_controls(comparison.judged, nulls, search_planted, comparison.config, work_dir)
     findings = comparison.findings(controls)
     decided = leaks.joined(verdict(findings))
     numbers = _numbers(comparison, findings, decided, leaks)
@@ -203,30 +195,12 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
         },
         "concentration": concentrated.as_dict() if concentrated else None,
         "leaks": leaks.as_dict(),
-        "more_views": _more_views(comparison),
         "controls": findings.controls.as_dict(),
         "within": None,
         "histograms": _histograms(comparison, findings),
         "membership": None,
         "config": config.model_dump(mode="json"),
     }  # fmt: skip
-
-
-def _more_views(comparison: Comparison) -> dict[str, Any]:
-    """Flag rates of the views that are for information: single channels and annotations, where they are defined."""
-    found: dict[str, dict[str, float | None]] = {}
-    synthetic, heldout, quantile = comparison.main.nearest, comparison.heldout, comparison.config.quantile
-    for column in synthetic.columns:
-        view = column.removesuffix(".score")
-        if view == column or view in TESTED:
-            continue
-        mine, theirs = synthetic[column].dropna().to_numpy(), heldout[column].dropna().to_numpy()
-        limit = rate = None
-        if len(mine) and len(theirs) >= slices_needed(quantile):
-            limit = threshold(theirs, quantile)
-            rate = float((mine > limit).mean())
-        found[view] = {"slices": len(mine), "heldout": len(theirs), "threshold": limit, "rate": rate}
-    return found
 
 
 def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
@@ -238,7 +212,7 @@ def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
         return None
     rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
     some = Part(synthetic.name, synthetic.slices, rows)
-    near = nearest(some, some, skip_itself=True, **config.search(more=False), device=device)
+    near = in_place(some, some, device, skip_itself=True)
     flagged = p_values(scores_of(near, [IN_PLACE]), null).flagged(config.quantile)
     expected = round(1 - config.quantile, 12)
     return {"compared": count, "count": int(flagged.sum()), "rate": float(flagged.mean()), "expected": expected}

@@ -105,7 +105,9 @@ def _headline(why: str, found: Findings) -> str:
 def _blind(controls: Controls) -> str:
     """What the audit would not see, for the first sentence."""
     kinds = [f"{d.name} ({percent(d.rate)} found)" for d in controls.blind]
-    return f", but this audit is blind to {len(kinds)} kinds of copies: {'; '.join(kinds)}" if kinds else ""
+    kinds += [controls.unsearched] * bool(controls.unsearched)
+    many = f"{len(kinds)} kinds" if len(kinds) > 1 else "one kind"
+    return f", but this audit is blind to {many} of copies: {'; '.join(kinds)}" if kinds else ""
 
 
 def _evidence(found: Findings) -> list[str]:
@@ -188,10 +190,12 @@ def _controls(controls: Controls) -> str:
 
 def _limits(found: Findings) -> list[str]:
     """What no audit can say, and which planted copies this one does not find."""
-    missed = [d for d in found.controls.detections if d.rate < DETECTED] if found.slices >= found.needed else []
+    missed = found.controls.blind if found.slices >= found.needed else []
     listed = "; ".join(f"{d.name}: {percent(d.rate)}" for d in missed)
+    unsearched = found.controls.unsearched
     return [
         *([f"Of some kinds of planted copies it finds only a part: {listed}."] if missed else []),
+        *([f"Not searched for: {unsearched}."] if unsearched else []),
         "It compares images: what a slice tells of a patient without looking like their images is not found.",
         "It judges these slices, not the generator: other samples, or the weights themselves, can give away more.",
         "Slices are judged one by one; what can be learned from many of them together is not examined.",
