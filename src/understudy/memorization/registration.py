@@ -16,7 +16,7 @@ def affine(moving: torch.Tensor, fixed: torch.Tensor, maps: torch.Tensor) -> tor
 
     `moving` [n, C, h, w], `fixed` [n, C, F, F], `maps` [n, 2, 3] to start from (Baker & Matthews 2004).
     """
-    target, slopes, normal = _template(fixed)
+    target, solved = _template(fixed)
     best, highest = maps, torch.full((len(maps),), -2.0, device=maps.device)
     last = torch.tensor([0.0, 0.0, 1.0], device=maps.device).expand(len(maps), 1, 3)
     for step in range(STEPS + 1):
@@ -30,15 +30,15 @@ def affine(moving: torch.Tensor, fixed: torch.Tensor, maps: torch.Tensor) -> tor
         if step == STEPS:
             break
         error = seen / score.clamp(min=0.2)[:, None] - target
-        move = torch.linalg.solve(normal, slopes @ error[:, :, None])[:, :, 0].clamp(-LONGEST, LONGEST)
+        move = (solved @ error[:, :, None])[:, :, 0].clamp(-LONGEST, LONGEST)
         change = torch.stack([1 + move[:, 2], move[:, 3], move[:, 0], move[:, 4], 1 + move[:, 5], move[:, 1]], 1)
         undone = torch.linalg.inv(torch.cat([change.view(-1, 2, 3), last], 1))
         maps = (torch.cat([maps, last], 1) @ undone)[:, :2]
     return best
 
 
-def _template(fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Unit vector, its slopes by the six numbers of a map [n, 6, pixels], and their products."""
+def _template(fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit vector, and what takes a difference from it to the six numbers of a map by least squares [n, 6, pixels]."""
     at = ((torch.arange(FRAME) + 0.5) / FRAME * 2 - 1).to(fixed.device)
     dx, dy = (torch.gradient(fixed, dim=d)[0] * (FRAME / 2) for d in (3, 2))
     x, y = at[None, :], at[:, None]
@@ -51,7 +51,7 @@ def _template(fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     slopes = (slopes - (slopes * target[:, None]).sum(2, keepdim=True) * target[:, None]) / norm[:, None]
     normal = slopes @ slopes.transpose(1, 2)
     ridge = 1e-3 * torch.diagonal(normal, dim1=1, dim2=2) + 1e-6
-    return target, slopes, normal + torch.diag_embed(ridge)
+    return target, torch.linalg.solve(normal + torch.diag_embed(ridge), slopes)
 
 
 def elastic(moving: torch.Tensor, fixed: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
