@@ -106,7 +106,8 @@ def _gallery(done: AuditResult, training: SliceSet, synthetic: SliceSet) -> Figu
         real = training.read([int(pair["training_row"])])[0][0]
         for c, name in enumerate(channels):
             _pair(axes[i, 3 * c : 3 * c + 3], made[c], real[c], name if i == 0 else "")
-        found = f"r {pair['stacked.score']:.3f} {pair['kind'] if isinstance(pair.get('kind'), str) else ''}"
+        kind = pair.get("kind")
+        found = kind if isinstance(kind, str) else "dimmed"
         note = f"#{pair['row']}  p {pair['p']:.2g}\n{found}\n{pair['name'] or 'not flagged'}"
         axes[i, 0].set_ylabel(note, rotation=0, ha="right", va="center", fontsize=8, color=INK)
     return figure
