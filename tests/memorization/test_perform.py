@@ -274,7 +274,7 @@ def test_sets_in_memory_and_fields_of_the_config(real: SliceSet) -> None:
     memory = SliceSet.from_arrays(real.images, real.labels, index=real.index, **names)
     train, _, _ = memory.split()
     made = SliceSet.from_arrays(images, labels, **names)
-    done = audit(train=train, held_out=memory, synthetic=made, copies=24, splits=10, resamples=200, within=80)
+    done = audit(train=train, held_out=memory, synthetic=made, copies=10, splits=10, resamples=200, within=80)
     again = audit(real, real, made, FAST)
     assert done.numbers["config"] == again.numbers["config"]
     assert done.numbers["flags"] == again.numbers["flags"]

@@ -43,13 +43,13 @@ from understudy.roles import Part, UnfitSets
 from understudy.runtime.lazy import pandas as pd
 
 KINDS = ("moved", "warped", "blended", "lesion")
-KEPT, BENT = 3, 2  # candidates that are registered, and of these warped
+KEPT = 2  # candidates that are registered; the better one is warped too
 SHIFTS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # cells, along both axes: a tenth of the edge
 FINER = (0.4, 0.2, 0.1)  # cells, steps from the best of these shifts
 SHIFTED = 3  # shifts under which pairs are tried
 CHUNK = 32  # slices a step, always: results do not depend on threads
 SAMPLE = 4096  # training slices that principal components are made of, at most
-CHANCE = 300  # training slices that say what chance gives, at most
+CHANCE = 150  # training slices that say what chance gives, at most
 SCALE = 10  # scores are tanh(z / SCALE): bounded, and their Fisher transform is z again
 LEAST_EDGE = 8  # pixels of a slice
 DIGITS = 6  # of a score: below is what float32 rounds
@@ -141,8 +141,8 @@ class Copies:
             near = [torch.atanh(v.clamp(-0.9999, 0.9999)) for v in (moved, warped, blended)]
             return _Found(
                 torch.stack([*near, lesion], 1),
-                torch.stack([column[0], column[1], first, beside], 1),
-                torch.stack([mirrored[0], mirrored[1], torch.zeros_like(flipped), flipped], 1),
+                torch.stack([column, column, first, beside], 1),
+                torch.stack([mirrored, mirrored, torch.zeros_like(flipped), flipped], 1),
             )
 
         channels = self.part.slices.channels
@@ -151,8 +151,8 @@ class Copies:
 
     def _registered(
         self, local: torch.Tensor, place: torch.Tensor, own: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """Best score after registration and after the warp, with whom, mirrored or not."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Best score after registration, and after the warp; with whom, mirrored or not."""
         n, row = len(local), torch.arange(len(local), device=self.device)
         maps = torch.stack([pose(place, self.size, *p) for p in self.poses], 1)
         posed = [vectors(cells(warp(local, maps[:, number], FRAME))) for number in range(len(self.poses))]
@@ -167,20 +167,17 @@ class Copies:
         fitted = affine(moving[each], fixed, maps[each, number])
         known = inside(self.maps[column.flatten()])
 
-        def scores(some: torch.Tensor, bend: torch.Tensor | None) -> torch.Tensor:  # of some pairs
+        def scores(some: torch.Tensor, bend: torch.Tensor | None = None) -> torch.Tensor:  # of some pairs
             mask = known[some] * inside(fitted[some], bend)
             seen = warp(moving[each[some]], fitted[some], FRAME, bend)
-            score = (self.whitened.masked(seen, mask) * self.whitened.masked(fixed[some], mask)).sum(1).view(n, -1)
-            barred = None if own is None else own.gather(1, column).flatten()[some].view(n, -1)
-            return score if barred is None else score.masked_fill(barred, -1.0)
+            score = (self.whitened.masked(seen, mask) * self.whitened.masked(fixed[some], mask)).sum(1)
+            return score if own is None else score.masked_fill(own[each[some], column.flatten()[some]], -1.0)
 
-        moved = scores(torch.arange(n * kept, device=self.device), None)
-        best = moved.topk(min(BENT, kept), 1).indices
-        some = (row[:, None] * kept + best).flatten()
-        bent = scores(some, elastic(moving[each[some]], fixed[some], fitted[some])).max(1)
-        at = [best[:, :1], best.gather(1, bent.indices[:, None])]
-        with_whom, flips = ([x.gather(1, i)[:, 0] for i in at] for x in (column, mirrored))
-        return moved.max(1).values, bent.values, with_whom, flips
+        moved = scores(torch.arange(n * kept, device=self.device)).view(n, kept)
+        best, at = moved.max(1)
+        some = row * kept + at
+        warped = scores(some, elastic(moving[each[some]], fixed[some], fitted[some]))
+        return best, warped, column[row, at], mirrored[row, at]
 
     def _shifted(self, linear: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Vectors [n, Y * X, d] of slices under all pairs of shifts [Y] and [X], or of each slice its own [n, Y]."""

@@ -6,7 +6,7 @@ import torch
 
 from understudy.memorization.frames import FRAME, blur, warp
 
-STEPS, WARP_STEPS = 5, 6
+STEPS, WARP_STEPS = 3, 5
 LONGEST = 0.15  # step of the affine map, in halves of the edge
 SMOOTH, FARTHEST = 2.0, 0.12  # of the warp: s.d. of its window in pixels, its reach in halves of the edge
 
