@@ -147,10 +147,10 @@ def _training_set(
 
 def _run(training: Training, checkpoints: Checkpoints, progress: bool) -> None:
     """From the last checkpoint to the end, with a history beside the checkpoints."""
-    config, history = training.config, History(checkpoints.folder / "history.jsonl", "samples")
+    config, history = training.config, History(checkpoints.folder)
     if found := checkpoints.latest():
         training.restore(found[1])
-    history.resume(training.samples)
+    history.resume(checkpoints.history)
     saved = time.monotonic()
     with (
         StopRequest() as stop,

@@ -271,7 +271,9 @@ def _training_figures(folder: Path, progress: dict[str, Any] | None) -> str:
         with open(history, "rb") as handle:
             handle.seek(max(0, handle.seek(0, 2) - 4096))
             lines = handle.read().split(b"\n")[:-1]  # the whole ones
-        if lines and lines[-1].startswith(b"{"):
-            shown = list(json.loads(lines[-1]).items())[:4]
+        with contextlib.suppress(
+            ValueError, AttributeError
+        ):  # a damaged line: written anew from the checkpoint by the next run
+            shown = list(json.loads(lines[-1] if lines else b"{}").items())[:4]
             return ", ".join(f"{name} {value:.4g}" for name, value in shown if isinstance(value, int | float))
     return ""
