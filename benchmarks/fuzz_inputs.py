@@ -7,7 +7,8 @@
     python benchmarks/fuzz_inputs.py --each 385 --first 385      # the second quarter
 
 Every case is made from its number alone; `--only nifti:17` repeats one and keeps its folder. Prints failures as they
-come, then a table; a run that is stopped (Ctrl-C, SIGTERM) prints that of what it has done. A short run is part of the tests (tests/study/test_fuzz.py).
+come, then a table; a run that is stopped (Ctrl-C, SIGTERM) prints the table of what it has done. A short run is part of
+the tests (tests/study/test_fuzz.py).
 """
 
 from __future__ import annotations
@@ -315,7 +316,9 @@ def main() -> None:
     cases: Queue[str] = Queue()
     share = {kind: given.each if getattr(given, kind) is None else getattr(given, kind) for kind in KINDS}
     # kinds take turns in proportion, so that a run that is stopped (Ctrl-C) has seen something of each
-    for _, case in sorted(((n + 0.5) / share[kind], f"{kind}:{given.first + n}") for kind in KINDS for n in range(share[kind])):
+    for _, case in sorted(
+        ((n + 0.5) / share[kind], f"{kind}:{given.first + n}") for kind in KINDS for n in range(share[kind])
+    ):
         cases.put(case)
     results: list[tuple[str, str, float, float]] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -187,11 +187,11 @@ def status(
 
     Exit status 1 if one is damaged.
     """
-    from understudy.study.engine.jobs import study_status
+    from understudy.study.engine.jobs import saved_jobs, study_status
     from understudy.study.engine.publish import damaged_copies
 
     table = study_status(out, verify)
-    copies = damaged_copies(out) if verify else []
+    copies = damaged_copies(saved_jobs(out), out) if verify else []
     damaged = bool(copies) or bool((table["state"] == "damaged").any())
     if as_json:
         print(table.to_json(orient="records", indent=2))

@@ -139,8 +139,12 @@ def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
 def saved_jobs(out: str | Path) -> list[Job]:
     """The jobs as they were planned when the study was last run; an error if the folder holds no plan."""
     jobs, path = [], Path(out) / "plan.json"
+    again = "run the study again, which writes it anew: understudy run STUDY"
     planned = read_json(path, dict)
-    check_seal(planned, path, "run the study again, which writes it anew: understudy run STUDY")
+    check_seal(planned, path, again)
+    stamp = read_quietly(path.with_name("study.json"))
+    if stamp and stamp.get("hash") != planned["study"]:
+        raise Damaged("the plan is that of another study, or of this one before it was changed", path, again)
     for fields in planned["jobs"]:
         del fields["id"]
         jobs.append(Job(**{**fields, "inputs": tuple(tuple(pair) for pair in fields["inputs"])}))
