@@ -99,7 +99,8 @@ def run_study(
                     raise
                 except Exception as error:  # recorded in failed.json by `run_job`
                     outcome = Outcome.of_error(job, error, folder)
-                release_memory()  # not while the exception is handled: it keeps what fills the memory
+                if outcome.done is None:  # not while the exception is handled: it keeps what fills the memory
+                    release_memory()
                 schedule.end(outcome)
         result.blocked += schedule.waiting
         conclude(wanted, result, until, partly=stages is None)
