@@ -164,5 +164,4 @@ def test_the_report_is_made_at_the_end_and_again_on_demand(folder: Path) -> None
     again, answer = report_again(folder / "whole")
     assert again == page
     assert page.is_file()
-    said = read_json(folder / "whole" / "report.json")["answer"]
-    assert answer == f"{said['headline']} {said['alarm']}".strip()
+    assert answer == read_json(folder / "whole" / "report.json")["answer"]["conclusion"]
