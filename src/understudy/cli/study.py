@@ -227,7 +227,7 @@ def job(
         " SIGTERM do; give a queue's limit less what a checkpoint takes.",
     ),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said | None:
     """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
 
     Exit status 0 if the job is done, 1 if it failed, 75 if it was stopped and is to be continued.
@@ -241,9 +241,11 @@ def job(
 
     loaded = base.study_of(study) if study else None
     folder = base.results_folder(loaded, out) if loaded else Path(str(out))
-    if (ran := run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)) is not None:
-        found, done = ran
-        print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
+    if (ran := run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)) is None:
+        return None
+    found, done = ran
+    words = f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
+    return base.Said(words, {"id": found.id, "name": found.name, **done})
 
 
 @base.app.command()

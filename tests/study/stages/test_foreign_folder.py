@@ -147,6 +147,9 @@ def test_a_folder_is_evaluated_to_the_report_which_can_be_made_anew(study: Path,
     first = read_json(tmp_path / "out" / "report.json")
     assert {setting["id"] for setting in first["settings"]} >= {"real.unet.aug", "synthetic-mine.unet.aug"}
     assert first["missing_trainings"] == []
+    # what `next` of an evaluation names is this study
+    recorded = load_study(tmp_path / "out" / "study.json")
+    assert [job.id for job in make_plan(recorded).jobs] == [job.id for job in make_plan(load_study(study)).jobs]
     min((tmp_path / "out" / "jobs").glob("evaluate-*/done.json")).unlink()
     report_again(tmp_path / "out")
     (missing,) = read_json(tmp_path / "out" / "report.json")["missing_trainings"]
