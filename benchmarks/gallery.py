@@ -2,7 +2,7 @@
 
 Three sets of synthetic slices on artificial patients: one that may be released, one that is useless, one that copies.
 
-    python benchmarks/gallery.py            # 3 minutes of processor time; rewrites outputs and pictures
+    python benchmarks/gallery.py --work DIR # 10 minutes of processor time; rewrites outputs and pictures
     python benchmarks/gallery.py --small    # fewer slices, a shorter training, the page left alone
 """
 
@@ -30,7 +30,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "gallery.md"
 STUDY = """\
 name: gallery
 seed: 1
-phantom: {{patients: {patients}, shape: [64, 64, 40], sites: 1}}
+phantom: {{patients: {patients}, shape: [64, 64, 40], sites: 1, without_enhancement: 0, multifocal: 0}}
 slices: {{resolution: 32, scaling: robust}}
 split: {{test_patients: {test}, validation_fraction: 0.2}}
 generators:
@@ -116,7 +116,7 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="folder that is kept, so that a killed run continues")
     asked = arguments.parse_args()
     small = asked.small
-    patients, test, count, samples = (24, 6, 120, 300) if small else (40, 12, 500, 6000)
+    patients, test, count, samples = (24, 6, 120, 300) if small else (40, 12, 500, 7000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(asked.work or name)
@@ -127,7 +127,14 @@ def main() -> None:
             others = plain.replace("name: gallery", "name: others").replace("sites: 1", "sites: 1, seed: 77")
             make_sets(folder, real, prepare(folder, others), count)
         (folder / "gallery.yaml").write_text(plain)
-        for made in ("forms", "new-heads-release", "blobs-release", "copies-release", "copies-screened"):
+        for made in (
+            "forms",
+            "new-heads-release",
+            "blobs-release",
+            "copies-release",
+            "copies-screened",
+            "copies-screened-audit",
+        ):
             shutil.rmtree(folder / made, ignore_errors=True)
         (folder / "new-heads-release.ids.csv").unlink(missing_ok=True)
         (folder / "blobs-release.ids.csv").unlink(missing_ok=True)
@@ -149,6 +156,8 @@ def main() -> None:
             rows = np.linspace(0, len(made) - 1, SHOWN).astype(int) if which != "copies" else np.arange(SHOWN) * 9
             picture(made, rows, PAGE.parent / "images" / f"gallery-{which}.png")
     text = PAGE.read_text(encoding="utf-8")
+    if plain not in text:
+        raise SystemExit(f"{PAGE} shows another study than:\n{plain}")
     for key, said in outputs.items():
         block = rf"(?<=<!-- output of {key} -->\n```text\n).*?(?=```)"
         text = re.sub(block, lambda _, s=said: s, text, count=1, flags=re.S)

@@ -403,6 +403,12 @@ def test_thresholds_that_came_late_are_marked_everywhere(inputs: dict[str, Path]
         assert "The thresholds were set AFTER the audit" in (done.path / name).read_text(), name
     assert verify(done.path).problems == []
     assert CliRunner().invoke(app, ["verify", str(done.path)]).exit_code == 3
+    (done.path / "README.md").write_text("changed")
+    shown = CliRunner().invoke(app, ["verify", str(done.path)])
+    assert shown.exit_code == 1
+    first, *rest = shown.output.splitlines()
+    assert first.startswith("problem: README.md")
+    assert "NOT INTACT, do not use it: Heads, version 1.0" in rest
 
 
 def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(tmp_path: Path) -> None:

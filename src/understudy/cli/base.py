@@ -99,7 +99,7 @@ class Commands(typer.Typer):
         super().__init__(**{"cls": Group, "no_args_is_help": True, **settings})
 
     def command(self, *names: Any, **settings: Any) -> Any:
-        """As Typer's, for a `Command`. One that shows no progress takes --quiet as well; one that returns `Said`, --json."""
+        """As Typer's, for a `Command`. All take --quiet, and those that return `Said` take --json."""
         register = super().command(*names, **{"cls": Command, **settings})
 
         def decorate(function: Callable[..., Said | None]) -> Callable[..., Said | None]:

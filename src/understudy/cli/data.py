@@ -59,7 +59,9 @@ def read(
         words.append(patients.table())
         notes += [patients.question()] if patients.question() else []
     else:
-        words.append("the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})")
+        words.append(
+            "the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})"
+        )
     record = {
         "out": str(out), "slices": len(made), "resolution": made.resolution, "channels": list(made.channels),
         "classes": list(made.class_names), "content_hash": made.content_hash, "mean_code_distance": distance,

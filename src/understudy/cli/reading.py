@@ -55,7 +55,9 @@ def prepare_command(
     if telling:
         words += "\ncareful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):\n"
         words += "\n".join(f"  {row['measure']}, {row['generator']}: {row['auc']:.2f}" for row in telling)
-        words += "\nreaders see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)"
+        words += (
+            "\nreaders see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)"
+        )
     return Said(words, record | {"telltales": telling})
 
 

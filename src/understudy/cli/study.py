@@ -88,7 +88,8 @@ def plan(
             print(f"changed: {entry['field']}: {before} -> {after}")
         more = f", {diff['new']} new" if diff["new"] else ""
         more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
-        print(f"of the jobs that were done {diff['redo']} are to redo and {diff['kept']} are kept{more}")
+        done = diff["redo"] + diff["kept"]
+        print(f"of {done} jobs that were done, {diff['redo']} will be done again and {diff['kept']} kept{more}")
     for warning in found["warnings"]:
         print(f"warning: {warning}")
     left = sum(job["state"] != "done" for job in jobs)
@@ -293,7 +294,8 @@ def print_result(result: RunResult, as_json: bool = False) -> None:
         what = "report of what is there, with what is missing" if result.failed else "report"
         print(f"{in_terminal(result.answer, str(result.out))}\n{what}: {result.page}")
     elif not result.failed:
-        print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
+        count, before = len(result.done), len(result.reused)
+        print(f"{count} job{'s' * (count != 1)} done, {before} were done before; results in {result.out}")
     if result.failed:
         count, waiting = len(result.failed), len(result.blocked)
         blocked = f"; {waiting} job{'s' * (waiting != 1)} waiting for them" if waiting else ""

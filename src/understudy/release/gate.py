@@ -187,8 +187,8 @@ def _objections(found: Recheck, decision: Decision, audit: Path, before: dict[st
         )
     if rate > limits.most_flagged:
         against.append(
-            f"{rate:.2%} of the slices {'were' if earlier else 'are'} flagged, more than the {limits.most_flagged:.2%} that were agreed on"
-            " (`most_flagged`): train on more patients and audit again"
+            f"{rate:.2%} of the slices {'were' if earlier else 'are'} flagged, more than the {limits.most_flagged:.2%}"
+            " that were agreed on (`most_flagged`): train on more patients and audit again"
         )
     if limits.set_on > audited and limits.before_looking:
         against.append(

@@ -89,6 +89,9 @@ def test_each_generator_gets_its_three_answers() -> None:
     found = verdicts_of(made_rows(GOOD), {"a": audit("copies_found", 40)})
     assert [(v.generator, v.useful.kind) for v in found] == [("a", "can_replace"), ("b", "helps"), ("c", "no")]
     a, b, c = found
+    data = ReportData("Made", {}, made_rows(GOOD), baseline="real.unet.aug")
+    headline = make_answer(data, apply_policy(data.scores), []).headline
+    assert headline.startswith("Yes: the slices of a, the best of 3 sets, reach 100")
     assert a.copy.kind == "copies_found"
     assert a.copy.numbers["flagged"] == 40
     assert (a.copy.numbers["controls_passed"], a.copy.numbers["controls"]) == (1, 2)
