@@ -52,6 +52,31 @@ def check(
 
 
 @base.app.command()
+def doctor(
+    study: str = Argument("", metavar="[STUDY]", help="Also time the generators of this study, in their own sizes."),
+    out: Path | None = base.OutOption,
+    device: str = base.DeviceOption,
+    as_json: bool = base.JsonOption,
+) -> None:
+    """Look at this machine: PyTorch, devices, limits, disk, and whether each network computes here what it should.
+
+    Exit status 1 if something will fail. Send the table with a question to the developers.
+    """
+    from understudy.study import doctor as looked
+
+    loaded = base.study_of(study) if study else None
+    folder = base.results_folder(loaded, out) if loaded else out
+    found = looked.examine(device, folder, loaded)
+    colours = {"good": "green", "note": "yellow", "bad": "red"}
+    if as_json:
+        base.print_json(looked.as_rows(found))
+    else:
+        rows = [[one.topic, one.found, f"[{colours[one.state]}]{one.state}[/]", one.advice] for one in found]
+        base.print_table(["topic", "found", "", "what to do"], rows, markup=(2,))
+    base.exit_with(any(one.state == "bad" for one in found))
+
+
+@base.app.command()
 def plan(
     study: str = base.StudyArgument,
     out: Path | None = base.OutOption,
@@ -188,11 +213,11 @@ def status(
 
     Exit status 1 if one is damaged.
     """
-    from understudy.study.engine.jobs import study_status
+    from understudy.study.engine.jobs import saved_jobs, study_status
     from understudy.study.engine.publish import damaged_copies
 
     table = study_status(out, verify)
-    copies = damaged_copies(out) if verify else []
+    copies = damaged_copies(saved_jobs(out), out) if verify else []
     damaged = bool(copies) or bool((table["state"] == "damaged").any())
     if as_json:
         print(table.to_json(orient="records", indent=2))
