@@ -73,8 +73,8 @@ def report_again(out: str | Path) -> tuple[Path, dict[str, str]]:
     from understudy.report.overview import write_overview
 
     out, table = Path(out), study_status(out)
-    for job in table[table["state"] == "damaged"].to_dict(orient="records")[:1]:
-        raise Damaged(f"the job `{job['name']}` is damaged: {job['detail']}", where=out, fix=REPAIR)
+    for row in table[table["state"] == "damaged"].to_dict(orient="records")[:1]:
+        raise Damaged(f"the job `{row['name']}` is damaged: {row['detail']}", where=out, fix=REPAIR)
     jobs = {job.id: job for job in saved_jobs(out)}
     above = next((job for job in jobs.values() if job.stage == "overview"), None)
     made = {}
