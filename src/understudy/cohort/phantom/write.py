@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import nibabel as nib
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from understudy import __version__
 from understudy.cohort.phantom.head import FIELD_OF_VIEW, Anatomy, Grid, HeadShape, Streams, build_anatomy, smooth_noise
@@ -80,11 +80,25 @@ class PhantomConfig(Settings, frozen=True):
     )
     without_enhancement: float = Field(0.18, ge=0, le=1, description="part of the patients with no enhancing rim")
     multifocal: float = Field(0.15, ge=0, le=1, description="part of the patients with two or three foci")
+    tumours: Literal["brats", "easy"] = Field(
+        "brats",
+        description="brats: three classes, any size; easy: one class, larger and of clear contrast, for a first look",
+    )
 
     @property
     def drawn_by(self) -> int:
         """The seed, also where none was given."""
         return 1 if self.seed is None else self.seed
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Value in the files -> class, where they are not those of BraTS."""
+        return {1: "tumour"} if self.tumours == "easy" else {}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`tumours` came later and is left out at its default: older studies keep the ids of their jobs."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("tumours", "brats")}
 
     def site_names(self) -> list[str]:
         """The sites' names in turn."""
@@ -194,10 +208,13 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     enhancing = enhances >= config.without_enhancement
     names = config.site_names()
     site = Site.draw(names[number % len(names)], number % len(names))
-    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, foci < config.multifocal)
+    easy = config.tumours == "easy"
+    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, foci < config.multifocal, easy)
     anatomy = build_anatomy(grid, streams, head, mass_effect(lesions))
     labels = add_tumours(grid, streams, anatomy, lesions)
     images = render(grid, streams, anatomy, site, enhancing)
+    if easy:
+        labels = (labels > 0).astype(np.uint8)
 
     def whole(values: np.ndarray) -> np.ndarray:
         """Values of the anatomy's voxels -> the whole image, 0 elsewhere."""
