@@ -1,11 +1,11 @@
-"""Slices a second of a diffusion model as they were sampled before and as they are now, in one process, by turns.
+"""Slices a second of a diffusion model as they were sampled before and as they are now, by turns.
 
-Run: python benchmarks/sampling.py MODEL_DIR SLICES_DIR [--samples 128] [--rounds 3] [--threads 1]. The folders are those
-of `sampler_steps.py`, by which the samples are judged: both ways start from the same noise.
+Run: python benchmarks/sampling.py MODEL_DIR SLICES_DIR [--samples 128] [--rounds 3] [--threads 1]. The folders are
+those of `sampler_steps.py`, by which the samples are judged: both ways start from the same noise.
 
-Before: float32, blocks of 8, DPM-Solver++ in 50 steps (30 in the recipe `quick`) with quadratic spacing. Now: the device's
-precision, blocks that fill it, 15 steps (12 in `quick`). Printed are processor seconds, the medians of the rounds, and the
-medians of the ratios within a round, so that what else the machine does counts for all.
+Before: float32, blocks of 8, DPM-Solver++ in 50 steps (30 in the recipe `quick`) with quadratic spacing. Now: the
+device's precision, blocks that fill it, 15 steps (12 in `quick`). Printed are processor seconds, the medians of the
+rounds, and the medians of the ratios within a round, so that what else the machine does counts for all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAYS: dict[str, tuple[SamplerConfig, dict[str, Any]]] = {
 def draw(generator: Any, way: str, count: int) -> tuple[Tensor, float]:
     """Joint images [count, C, R, R], and the processor's seconds a sample."""
     sampler, options = WAYS[way]
-    block = mock.patch.object(samplers, "sampling_block", lambda *_: 8) if options else mock.MagicMock()
+    block = mock.patch.object(samplers, "sampling_block", return_value=8) if options else mock.MagicMock()
     start = time.process_time()
     with block:
         images: Tensor = generator.sample(count, judge.SEED, sampler=sampler, **options)

@@ -19,8 +19,8 @@ from understudy.generators.networks.base import in_blocks, sampling_block
 from understudy.io.settings import Settings
 from understudy.runtime.devices import resolve_device
 
-# Of the spacing "edm": rho, and the last and the first sigma. From pure noise one step leads to the first, since all that
-# is seen above it is the mean image; below the last lie three grey values of noise.
+# Of the spacing "edm": rho, and the last and the first sigma. From pure noise one step leads to the first, since all
+# that is seen above it is the mean image; the last is four grey values of noise.
 RHO, NOISE = 7, (0.03, 8.0)
 
 

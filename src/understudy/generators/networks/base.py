@@ -67,8 +67,8 @@ def sampling_block(resolution: int, dtype: torch.dtype, device: torch.device) ->
 def in_blocks(draw: Callable[[range], Tensor], start: int, count: int, largest: int) -> Tensor:
     """Samples start ... start + count - 1 as [count, ...], drawn in blocks that depend on their numbers alone.
 
-    Matrix products round differently by batch size, so a sample needs the same neighbours whatever is asked for. Blocks
-    grow up to `largest`, a power of two: 0 to 7, 8 to 15, 16 to 31, 32 to 63, ..., so that few samples take little time.
+    Matrix products round differently by batch size, so a sample needs the same neighbours whatever is asked for.
+    Blocks grow up to `largest`, a power of two: 0 to 7, 8 to 15, 16 to 31, ..., so that few samples take little time.
     """
     parts, block = [], range(min(largest, SMALLEST_BLOCK))
     while block.start < start + count:

@@ -50,7 +50,7 @@ class DiffusionConfig(NetworkConfig):
     prediction: Prediction = Field("noise", description="the noise, or the velocity (better in short trainings)")
     learn_sigma: bool = Field(False, description="predict the variance of a step, too")
     patch: Literal[1, 2, 4] = Field(
-        1, description="pixels of patch x patch are the channels of one: the network works at 1 / patch of the resolution"
+        1, description="patch x patch pixels are the channels of one, so that the network works at a lower resolution"
     )
     rescale_timesteps: bool = Field(False, description="show the network time as if T were 1000")
     rescale_vlb: bool = Field(True, description="weigh the variational bound by T / 1000")
