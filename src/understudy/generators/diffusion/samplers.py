@@ -102,8 +102,9 @@ def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
     elif spacing == "logsnr":
         wanted = np.interp(np.linspace(level[-1], level[0], count), level[::-1], np.arange(total)[::-1])
     else:  # the rest in sigma = exp(-lambda), the noise beside a signal of one
-        sigma, ends = np.exp(-level), np.clip(np.exp(-level[[0, -1]]), *NOISE)
-        between = np.linspace(*ends ** (1 / RHO), count - 1) ** RHO  # Karras et al. 2022 (arXiv 2206.00364), eq. 5
+        sigma = np.exp(-level)
+        last, first = np.clip(sigma[[0, -1]], *NOISE) ** (1 / RHO)
+        between = np.linspace(last, first, count - 1) ** RHO  # Karras et al. 2022 (arXiv 2206.00364), eq. 5
         wanted = np.append(np.interp(between, sigma, np.arange(total)), total - 1)
     return [int(step) for step in np.unique(np.rint(wanted))]
 
