@@ -93,8 +93,8 @@ QUICKSTART = {  # processor seconds of its jobs by a thread of a server CPU whos
 }  # fmt: skip
 
 
-def test_the_estimates_of_quickstart_are_what_its_jobs_took() -> None:
-    plan = estimated(make_plan(load_study("quickstart")), calibration=Calibration(1.93e11, "it", "", False))
+def test_the_estimates_of_quickstart_five_are_what_its_jobs_took() -> None:
+    plan = estimated(make_plan(load_study("quickstart-five")), calibration=Calibration(1.93e11, "it", "", False))
     planned = {job.name: job.seconds for job in plan.jobs}
     for name, seconds in QUICKSTART.items():
         assert planned[name] == pytest.approx(seconds, rel=0.25), name
