@@ -34,7 +34,7 @@ slices: {resolution: 32, scaling: robust, rule_intensity: 20}
 split: {test_patients: 4, validation_fraction: 0.25}
 generators:
   g:
-    model: {z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
+    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
     training: {kimg: 0.1, batch: 8, tick_kimg: 0.05}
     samples: 120
 segmenters:

@@ -4,9 +4,11 @@
 
     python benchmarks/fuzz_inputs.py --each 1540 --workers 2     # 20,000 cases over the 13 kinds
     python benchmarks/fuzz_inputs.py --each 0 --sets 500         # of one kind
+    python benchmarks/fuzz_inputs.py --each 385 --first 385      # the second quarter
 
-Every case is made from its number alone; `--only nifti:17` repeats one and keeps its folder. Prints a table and the
-cases that failed. A short run is part of the tests (tests/study/test_fuzz.py).
+Every case is made from its number alone; `--only nifti:17` repeats one and keeps its folder. Prints failures as they
+come, then a table; a run that is stopped (Ctrl-C, SIGTERM) prints the table of what it has done. A short run is part of
+the tests (tests/study/test_fuzz.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,6 +110,11 @@ def mutate_study(root: Path, rng: np.random.Generator) -> None:
 def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> None:
     """Files moved, renamed, removed, linked or added; half of the time the folder is to be recognised by itself."""
     base = root / top
+
+    def put(path: Path, content: bytes) -> None:
+        path.unlink(missing_ok=True)  # it may be a pipe by now
+        path.write_bytes(content)
+
     for _ in range(int(rng.integers(1, 5))):
         files = sorted(path for path in base.rglob("*") if path.is_file() and not path.is_symlink())
         if not files:
@@ -128,11 +136,13 @@ def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> No
             lambda p=path: p.write_bytes(mutated_bytes(p.read_bytes(), rng)),
             lambda p=path: p.write_bytes(b""),
             lambda: shutil.copytree(base, base / "again", symlinks=True, dirs_exist_ok=True),
-            lambda: (base / "participants.tsv").write_bytes(
-                mutated_bytes(b"participant_id\tsite\np0\tA\np1\tB\np2\tA\np3\tB\n", rng)
+            lambda: put(
+                base / "participants.tsv",
+                mutated_bytes(b"participant_id\tsite\np0\tA\np1\tB\np2\tA\np3\tB\n", rng),
             ),
-            lambda: (base / "dataset.json").write_bytes(
-                mutated_bytes(b'{"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}}', rng)
+            lambda: put(
+                base / "dataset.json",
+                mutated_bytes(b'{"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}}', rng),
             ),
             lambda: (base / "dataset_description.json").write_text("{}"),
             lambda p=path: p.rename(p.with_name("p1" + p.name[2:])),
@@ -252,6 +262,10 @@ def _child() -> None:
         sys.__stdout__.flush()  # type: ignore[union-attr]
 
 
+def failed(outcome: str) -> bool:
+    return outcome.split(":")[0] not in ("accepted", "refused", "phantoms")
+
+
 def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> None:
     """Feeds a child process; kills it where it hangs, and starts another."""
     child: subprocess.Popen[str] | None = None
@@ -277,12 +291,14 @@ def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> 
         timer.cancel()
         seconds = time.perf_counter() - start
         outcome, memory = json.loads(answer) if answer else ("died or hung", 0.0)
-        if outcome.split(":")[0] in ("accepted", "refused", "phantoms"):
+        if not failed(outcome):
             outcome = "slow" if seconds > SECONDS else "memory" if memory > GIGABYTES else outcome
         if not answer or outcome == "memory":
             child.kill()
             child = None
         results.append((case, outcome, seconds, memory))
+        if failed(outcome):
+            print(f"{case} ({seconds:.1f} s, {memory:.2f} GB): {outcome}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -290,6 +306,7 @@ def main() -> None:
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int)
     parser.add_argument("--each", type=int, default=100, help="cases of every kind that is not named")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case of each kind")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", help="one case, e.g. nifti:17; its folder is kept")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -306,9 +323,13 @@ def main() -> None:
     cases: Queue[str] = Queue()
     share = {kind: given.each if getattr(given, kind) is None else getattr(given, kind) for kind in KINDS}
     # kinds take turns in proportion, so that a run that is stopped (Ctrl-C) has seen something of each
-    for _, case in sorted(((n + 0.5) / share[kind], f"{kind}:{n}") for kind in KINDS for n in range(share[kind])):
+    for _, case in sorted(
+        ((n + 0.5) / share[kind], f"{kind}:{given.first + n}") for kind in KINDS for n in range(share[kind])
+    ):
         cases.put(case)
     results: list[tuple[str, str, float, float]] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threads = [threading.Thread(target=_worker, args=(cases, results)) for _ in range(given.workers)]
     try:
         for thread in threads:
@@ -330,9 +351,7 @@ def main() -> None:
             f"| {kind} | {len(mine)} | {counts['accepted'] + counts['phantoms']} | {counts['refused']} |"
             f" {len(mine) - fine} | {slowest:.1f} | {most:.2f} |"
         )
-    for case, outcome, seconds, memory in sorted(results):
-        if outcome.split(":")[0] not in ("accepted", "refused", "phantoms"):
-            print(f"{case} ({seconds:.1f} s, {memory:.2f} GB): {outcome}")
+    sys.exit(any(failed(outcome) for _, outcome, _, _ in results))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ slices: {resolution: 32, scaling: robust, rule_intensity: 20}
 split: {test_patients: 4, validation_fraction: 0.25}
 generators:
   g: &small
-    model: {z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
+    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
     training: {kimg: 0.6, batch: 8, tick_kimg: 0.08, checkpoint_seconds: 0.1}
     samples: 300
   h: *small

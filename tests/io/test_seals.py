@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from understudy.io.files import read_json, write_json
-from understudy.io.seals import Damaged, check_opened, check_seal, check_sealed, damage, files_of, read_done, sealed
+from understudy.io.seals import (
+    Damaged,
+    check_intact,
+    check_opened,
+    check_seal,
+    check_sealed,
+    damage,
+    files_of,
+    read_done,
+    sealed,
+)
 
 
 @pytest.fixture
@@ -125,3 +135,10 @@ def test_a_seal_holds_for_what_json_makes_of_a_value(tmp_path: Path) -> None:
     check_seal(content, tmp_path / "a.json")
     with pytest.raises(Damaged):
         check_seal(content | {"b": 1}, tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("hashes", [1, "x", ["weights"], {"weights": 1}, {"weights": None}])
+def test_a_description_without_real_hashes_is_damaged(tmp_path: Path, hashes: object) -> None:
+    (tmp_path / "weights").write_bytes(b"w")
+    with pytest.raises(Damaged):
+        check_intact(tmp_path / "weights", {"sha256": hashes})

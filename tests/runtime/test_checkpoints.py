@@ -77,12 +77,27 @@ def test_sigterm_is_noted_and_the_old_handler_returns() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_history_drops_what_the_checkpoint_does_not_know(tmp_path: Path) -> None:
-    history = History(tmp_path / "history.jsonl", key="samples")
-    for samples in (100, 200, 300):
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "deleted"])
+def test_a_resumed_run_goes_on_with_the_history_that_its_checkpoint_holds(tmp_path: Path, damage: str) -> None:
+    history, checkpoints = History(tmp_path), Checkpoints(tmp_path, "a")
+    for samples in (100, 200):
         history.append(samples=samples, loss=1 / samples)
-    with open(history.path, "a") as handle:
-        handle.write('{"samples": 400, "lo')  # cut off by a kill
-    history.resume(200)
+    checkpoints.save({}, 200)
+    history.append(samples=300, loss=1 / 300)  # which the checkpoint does not know
+    whole = history.path.read_bytes()
+    if damage == "deleted":
+        history.path.unlink()
+    else:
+        history.path.write_bytes(whole[:-5] if damage == "cut off" else whole.replace(b"0.01", b"0.09"))
+    resumed = Checkpoints(tmp_path, "a")
+    assert resumed.latest() == (200, {})
+    history.resume(resumed.history)
     history.append(samples=300, loss=0.5)
     assert [(r["samples"], r["loss"]) for r in History.read(history.path)] == [(100, 0.01), (200, 0.005), (300, 0.5)]
+
+
+def test_a_damaged_history_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_bytes(b'{"kimg": 1}\n\xff{\n')
+    with pytest.raises(UnderstudyError) as error:
+        History.read(tmp_path / "history.jsonl")
+    assert error.value.where == str(tmp_path / "history.jsonl")

@@ -1,5 +1,6 @@
 """Commands that write volumes, slices and generators: phantom, read, sample, import, recipe, export."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from typer import Argument, Option
@@ -20,13 +21,13 @@ def phantom(
     seed: int = Option(1, min=0, help="Patient k of a seed is always the same."),
     sites: int = Option(4, min=1, help="Number of sites, each with its contrast and noise."),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Write artificial patients in the layout of BraTS, for trials without patient data."""
     from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
 
     config = PhantomConfig(patients=patients, shape=shape, seed=seed, sites=sites)
     write_phantoms(config, out, progress=not quiet)
-    print(f"{patients} patients written to {out}")
+    return base.Said(f"{patients} patients written to {out}", {"out": str(out), "patients": patients})
 
 
 @base.app.command()
@@ -39,28 +40,34 @@ def read(
     sizes: str = Option("refuse", help="Images not square with a power of two: refuse, or fit (pad, average)."),
     resolution: int | None = Option(None, help="With --sizes fit: edge to shrink to, pixels."),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Read a folder of images that someone else made, or a released package, into a slice set."""
     from understudy.exchange.description import unpacked
     from understudy.exchange.patients import ONE_A_VOLUME, Patients
     from understudy.exchange.read import read_folder
 
     made = read_folder(*unpacked(folder, reading.spec), out, progress=not quiet)
-    distance = made.attrs["annotation"]["mean_code_distance"]
-    print(
+    distance, patients = made.attrs["annotation"]["mean_code_distance"], None
+    words = [
         f"{len(made)} slices of {made.resolution} pixels ({', '.join(made.channels)}; {', '.join(made.class_names)})"
         f" written to {out}; the annotation is {distance:.2f} grey values from its codes on average"
-    )
+    ]
+    notes = list(made.attrs["notes"])
     if "subject" in made.index:
         how = ONE_A_VOLUME if made.attrs.get("one_a_volume") else "as the folder says"
         patients = Patients(made.index["subject"].astype(str).tolist(), "set", how)
-        print(patients.table())
-        if patients.question():
-            print(f"note: {patients.question()}")
+        words.append(patients.table())
+        notes += [patients.question()] if patients.question() else []
     else:
-        print("the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})")
-    for note in made.attrs["notes"]:
-        print(f"note: {note}")
+        words.append(
+            "the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})"
+        )
+    record = {
+        "out": str(out), "slices": len(made), "resolution": made.resolution, "channels": list(made.channels),
+        "classes": list(made.class_names), "content_hash": made.content_hash, "mean_code_distance": distance,
+        "patients": None if patients is None else patients.counts(), "notes": notes,
+    }  # fmt: skip
+    return base.Said("\n".join([*words, *(f"note: {note}" for note in notes)]), record)
 
 
 @base.app.command()
@@ -75,7 +82,7 @@ def sample(
     also: list[Path] | None = Option(None, help="Another generator of an ensemble; may be repeated."),
     device: str = base.DeviceOption,
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Make synthetic slices with their annotations from a trained or imported generator."""
     from understudy.exchange.description import generator_in
     from understudy.generators.diffusion.samplers import sampler_config
@@ -83,7 +90,8 @@ def sample(
 
     models, wanted = [generator_in(folder) for folder in (model, *(also or []))], sampler_config(sampler, steps)
     made = sample_set(models, count, seed, out, psi=psi, device=device, progress=not quiet, sampler=wanted)
-    print(f"{len(made)} slices written to {out} (content {made.content_hash[:12]})")
+    record = {"out": str(out), "slices": len(made), "content_hash": made.content_hash}
+    return base.Said(f"{len(made)} slices written to {out} (content {made.content_hash[:12]})", record)
 
 
 @base.app.command("import")
@@ -100,7 +108,7 @@ def import_checkpoint(
     head_channels: int | None = Option(None, min=1, help=".pt only: channels per head, instead of --heads."),
     new_attention_order: bool = Option(False, "--new-attention-order", help=".pt only: of --use_new_attention_order."),
     rescale_timesteps: bool = Option(False, "--rescale-timesteps", help=".pt only: of --rescale_timesteps."),
-) -> None:
+) -> base.Said:
     """Convert an official checkpoint into a generator; nothing in the file is executed."""
     from understudy.generators.official import convert
 
@@ -115,10 +123,12 @@ def import_checkpoint(
          "rescale_timesteps": rescale_timesteps or None},
     )  # fmt: skip
     kind, channels_of = display_name(made.kind), ", ".join(made.channels)
-    print(f"{kind}, {made.resolution} pixels, {channels_of} and annotation ({made.source}) written to {made.folder}")
-    for note in made.notes:
-        print(f"note: {note}")
-    print(f"next: understudy sample {made.folder} slices --count 100")
+    words = [
+        f"{kind}, {made.resolution} pixels, {channels_of} and annotation ({made.source}) written to {made.folder}",
+        *(f"note: {note}" for note in made.notes),
+        f"next: understudy sample {made.folder} slices --count 100",
+    ]
+    return base.Said("\n".join(words), {**asdict(made), "folder": str(made.folder)})
 
 
 @base.app.command("recipe")
@@ -137,7 +147,7 @@ def export_to_images(
     slices: Path = Argument(..., help="Slice set (OUT/synthetic/NAME, OUT/real)."),
     out: Path = Argument(..., help="New folder."),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Write a PNG file per channel and the annotation as codes, named as the paper's authors name them."""
     from understudy.exchange.description import DESCRIPTION
     from understudy.exchange.export import export_images
@@ -145,11 +155,13 @@ def export_to_images(
 
     source = SliceSet.open(slices)
     count = export_images(source, out, progress=not quiet)
-    codes = ",".join(f"{entry.name}={entry.code}" for entry in source.classes[1:])
-    print(
+    values = {entry.name: entry.code for entry in source.classes[1:]}
+    codes = ",".join(f"{name}={code}" for name, code in values.items())
+    words = (
         f"{count} slices written to {out}; the annotation's codes are {codes or 'none'}, as {DESCRIPTION} says, which"
         " every command that reads the folder understands"
     )
+    return base.Said(words, {"out": str(out), "slices": count, "codes": values})
 
 
 @export.command("nnunet")
@@ -161,15 +173,18 @@ def export_to_nnunet(
     folds: int = Option(5, min=2, help="Of the cross-validation, over patients."),
     synthetic: Path | None = Option(None, help="Slice set for training in every fold, never for validation."),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Write a 2D data set that nnU-Net v2 trains on unchanged; its folds keep each patient's slices together."""
     from understudy.exchange.export import export_nnunet
     from understudy.slices import SliceSet
 
     added = SliceSet.open(synthetic) if synthetic else None
     raw = export_nnunet(SliceSet.open(slices), out, dataset_id, name, folds, added, progress=not quiet)
-    print(f"data set written to {raw}; train on it with")
-    for part in ("raw", "preprocessed", "results"):
-        print(f"  export nnUNet_{part}={(out / f'nnUNet_{part}').absolute()}")
-    print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d --verify_dataset_integrity")
-    print(f"  nnUNetv2_train {dataset_id} 2d 0")
+    parts = {f"nnUNet_{part}": str((out / f"nnUNet_{part}").absolute()) for part in ("raw", "preprocessed", "results")}
+    commands = [
+        f"nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d --verify_dataset_integrity",
+        f"nnUNetv2_train {dataset_id} 2d 0",
+    ]
+    exports = [f"export {name}={folder}" for name, folder in parts.items()]
+    words = [f"data set written to {raw}; train on it with", *(f"  {line}" for line in [*exports, *commands])]
+    return base.Said("\n".join(words), {"out": str(raw), "environment": parts, "commands": commands})

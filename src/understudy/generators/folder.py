@@ -61,7 +61,7 @@ class _Record(Described):
     kind: str
     model: dict[str, Any]
     annotation: Literal["coded", "one_hot"]
-    classes: list[LabelClass] = Field([], max_length=256)
+    classes: list[LabelClass] = Field(min_length=2, max_length=256)
     axes: tuple[str, str] | None = None
     plugin: dict[str, str] | None = None
     sha256: dict[str, str] = Field({})

@@ -97,7 +97,9 @@ def check_file(folder: Path, name: str, files: Files, fix: str = AGAIN) -> None:
 
 def are_intact(folder: Path, description: Mapping[str, Any], *names: str) -> bool:
     """Whether files (no names: all) have the hashes of the field `sha256`: file -> SHA-256; true without the field."""
-    hashes: Mapping[str, str] = description.get("sha256") or {}
+    hashes = description.get("sha256") or {}
+    if not isinstance(hashes, Mapping):
+        return False
     asked = [(folder / name, hashes[name]) for name in names or hashes if name in hashes]
     return all(path.is_file() and file_hash(path) == expected for path, expected in asked)
 

@@ -31,7 +31,7 @@ class AuditConfig(Settings, frozen=True):
         description="slices with less contrast (s.d. of all pixels) than this part of the training slices' median are"
         " nearly empty: they show nobody and are not judged",
     )
-    copies: int = Field(default=100, ge=10, description="planted copies of each kind")
+    copies: int = Field(default=60, ge=10, description="planted copies of each kind")
     splits: int = Field(default=100, ge=10, description="times that held-out patients are halved")
     resamples: int = Field(default=2000, ge=200, description="bootstrap resamples of patients")
     within: int = Field(default=2000, ge=0, description="synthetic slices compared with each other at most (0: none)")

@@ -15,10 +15,12 @@ from types import FrameType
 from typing import Any, Self
 
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
-from understudy.io.files import atomic_path, write_text, writing
+from understudy.io.files import atomic_path, reading, write_text, writing
+from understudy.io.foreign import JSON
 
 log = logging.getLogger(__name__)
 
+HISTORY = "history.jsonl"
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues send it ahead of a job's time limit
 # what zipfile and torch raise for damaged files
 _UNREADABLE = (
@@ -33,11 +35,13 @@ class Checkpoints:
     Attributes:
         identity: hash of what is being trained on what; a checkpoint with another one is refused.
         damaged: names of checkpoints that could not be used so far, for the run's record.
+        history: the text of `history.jsonl` when the checkpoint that `latest` found was saved; "" before.
     """
 
     def __init__(self, folder: str | Path, identity: str, keep: int = 2) -> None:
         self.folder, self.identity, self.keep = Path(folder), identity, keep
         self.damaged: list[str] = []
+        self.history = ""
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))
@@ -46,9 +50,12 @@ class Checkpoints:
         """Writes `state` (tensors, numbers, strings, lists and dicts of these) atomically and drops old ones."""
         import torch  # seconds, which users of `StopRequest` alone need not wait
 
+        path = self.folder / HISTORY
+        history = path.read_text(encoding="utf-8") if path.is_file() else ""
         with atomic_path(self.folder / f"checkpoint-{step:012d}.pt") as temporary:
             try:
                 content = {"identity": self.identity, "step": step, "state": state, "damaged": self.damaged}
+                content["history"] = history
                 torch.save(content, temporary)
             except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
                 what = f"the checkpoint could not be written ({str(error).splitlines()[0]})"
@@ -72,6 +79,7 @@ class Checkpoints:
                         raise ValueError(f"{wrong} was changed")
                 content = torch.load(path, map_location="cpu", weights_only=True)
                 found, step, state = content["identity"], content["step"], content["state"]
+                history = content["history"]
             except _UNREADABLE as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
                 self.damaged.append(path.name)
@@ -79,6 +87,7 @@ class Checkpoints:
             if found != self.identity:
                 raise UnderstudyError("a checkpoint of another training", where=path, fix="use another folder")
             self.damaged = [*content.get("damaged", ()), *self.damaged]
+            self.history = history
             return int(step), state
         if paths:
             raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start again")
@@ -150,15 +159,14 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 
 
 class History:
-    """`history.jsonl`: one JSON object a line, in order of `key`."""
+    """`history.jsonl`: one JSON object a line."""
 
-    def __init__(self, path: str | Path, key: str) -> None:
-        self.path, self.key = Path(path), key
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / HISTORY
 
-    def resume(self, step: float) -> None:
-        """Keeps the lines whose `key` is at most `step`, so that a resumed run leaves the file of an unbroken one."""
-        kept = [line for line in self.read(self.path) if line[self.key] <= step]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+    def resume(self, text: str) -> None:
+        """Begins with the text that a checkpoint holds: a resumed run leaves the file of an unbroken one."""
+        write_text(self.path, text)
 
     def append(self, **line: Any) -> None:
         """Adds one line; raises `UnderstudyError` for a full disk or a missing permission."""
@@ -169,5 +177,6 @@ class History:
     def read(path: str | Path) -> list[dict[str, Any]]:
         """All lines; [] if there is no file; a last line cut off by a kill is left out."""
         path = Path(path)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-        return [json.loads(line) for line in lines[:-1] if line]
+        with reading(path, JSON):
+            lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+            return [json.loads(line) for line in lines[:-1] if line]

@@ -147,10 +147,10 @@ def _training_set(
 
 def _run(training: Training, checkpoints: Checkpoints, progress: bool) -> None:
     """From the last checkpoint to the end, with a history beside the checkpoints."""
-    config, history = training.config, History(checkpoints.folder / "history.jsonl", "samples")
+    config, history = training.config, History(checkpoints.folder)
     if found := checkpoints.latest():
         training.restore(found[1])
-    history.resume(training.samples)
+    history.resume(checkpoints.history)
     saved = time.monotonic()
     with (
         StopRequest() as stop,
@@ -251,7 +251,8 @@ class Training:
             group["lr"] = self.config.rate(self.step, self.steps)
         self.network.train()  # a validation may have left it in evaluation mode
         plan = draw(self.config.augment, self.config.seed, numbers)  # of (seed, sample number) alone
-        x, target = apply(plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device))
+        moved = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (images, labels))
+        x, target = apply(plan, *moved)
         loss = self._backward(x, target)
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)

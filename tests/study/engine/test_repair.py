@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from understudy.io.files import read_json
 from understudy.io.seals import Damaged
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, saved_jobs, study_status
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.publish import damaged_copies, read_published
-from understudy.study.engine.run import run_study
+from understudy.study.engine.run import claimed, run_study
 from understudy.study.registry import STAGES
+from understudy.study.stages.report import report_again
 
 RAN: list[str] = []
 
@@ -128,9 +131,9 @@ def test_what_is_published_is_checked_before_it_replaces_the_good_copy(done: tup
     with pytest.raises(Damaged, match=r"report\.html"):
         run(plan, out)
     assert (out / "report.html").read_text() == "page"
-    assert damaged_copies(out) == []
+    assert damaged_copies(plan.jobs, out) == []
     flip(out / "report.json")
-    assert damaged_copies(out) == ["report.json was changed"]
+    assert damaged_copies(plan.jobs, out) == ["report.json was changed"]
     with pytest.raises(Damaged):
         read_published(out)
 
@@ -139,9 +142,54 @@ def test_what_is_published_is_checked_before_it_replaces_the_good_copy(done: tup
 def test_a_damaged_list_of_what_is_published_is_named(done: tuple[Plan, Path], content: str) -> None:
     plan, out = done
     (out / "published.json").write_text(content)
-    assert damaged_copies(out)[0].startswith("published.json: ")
+    assert damaged_copies(plan.jobs, out)[0].startswith("published.json: ")
     assert run(plan, out).complete
-    assert damaged_copies(out) == []
+    assert damaged_copies(plan.jobs, out) == []
+
+
+def test_a_page_without_the_list_of_what_is_published_is_damaged(done: tuple[Plan, Path]) -> None:
+    plan, out = done
+    (out / "published.json").unlink()
+    flip(out / "report.html")
+    assert damaged_copies(plan.jobs, out) == ["published.json: the list of what was published is missing"]
+    with pytest.raises(Damaged, match="list of what was published"):
+        read_published(out)
+    assert run(plan, out).complete
+    assert (out / "report.html").read_text() == "page"
+    assert damaged_copies(plan.jobs, out) == []
+
+
+def test_the_plan_of_another_study_is_noticed(done: tuple[Plan, Path], tmp_path: Path) -> None:
+    plan, out = done
+    other = plan.study.model_copy(update={"seed": 99})
+    with claimed(tmp_path / "other", make_plan(other)):
+        pass
+    shutil.copy(tmp_path / "other" / "plan.json", out / "plan.json")
+    with pytest.raises(Damaged, match="another study"):
+        study_status(out)
+    assert run(plan, out).complete
+    assert set(study_status(out)["state"]) == {"done"}
+
+
+def test_a_finished_job_that_lost_its_done_json_is_damaged_and_no_report_leaves_it_out(done: tuple[Plan, Path]) -> None:
+    plan, out = done
+    lost = named(plan, "audit")[0]
+    (job_folder(out, lost) / "done.json").unlink()
+    table = study_status(out).set_index("id")
+    assert tuple(table.loc[lost.id, ["state", "detail"]]) == ("damaged", "done.json is missing")
+    with pytest.raises(Damaged, match=r"done\.json is missing"):
+        report_again(out)
+    assert run(plan, out).complete
+    assert set(study_status(out)["state"]) == {"done"}
+
+
+def test_a_folder_that_lost_study_and_plan_goes_on(done: tuple[Plan, Path]) -> None:
+    plan, out = done
+    for name in ("study.json", "plan.json"):
+        (out / name).unlink()
+    result = run(plan, out)
+    assert (len(result.reused), result.complete) == (len(plan.jobs), True)
+    assert read_json(out / "study.json")["hash"] == plan.study.hash
 
 
 def test_a_changed_plan_is_noticed_and_written_anew_by_the_next_run(done: tuple[Plan, Path]) -> None:

@@ -46,9 +46,9 @@ class Monitor:
             state.load_state_dict(*found)
         state.accumulation.record(state.local_batch)
         state.processes.barrier()  # before rank 0 writes anything anew
-        self.history = History(folder / "history.jsonl", "kimg")
+        self.history = History(folder)
         if self.writes:
-            self.history.resume(self.kimg)
+            self.history.resume(self.checkpoints.history)
         self.lines = History.read(self.history.path)
         self.real = Reference.of(slices, rows, self.config.annotation)
         self.tensorboard = TensorBoardLogger(folder, self.config.tensorboard and self.writes, state.images)

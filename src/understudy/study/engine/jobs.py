@@ -139,8 +139,12 @@ def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
 def saved_jobs(out: str | Path) -> list[Job]:
     """The jobs as they were planned when the study was last run; an error if the folder holds no plan."""
     jobs, path = [], Path(out) / "plan.json"
+    again = "run the study again, which writes it anew: understudy run STUDY"
     planned = read_json(path, dict)
-    check_seal(planned, path, "run the study again, which writes it anew: understudy run STUDY")
+    check_seal(planned, path, again)
+    stamp = read_quietly(path.with_name("study.json"))
+    if stamp and stamp.get("hash") != planned["study"]:
+        raise Damaged("the plan is that of another study, or of this one before it was changed", path, again)
     for fields in planned["jobs"]:
         del fields["id"]
         jobs.append(Job(**{**fields, "inputs": tuple(tuple(pair) for pair in fields["inputs"])}))
@@ -175,7 +179,9 @@ def state_of(folder: Path) -> State:
         return "running"
     if (folder / "failed.json").is_file():
         return "failed"
-    return "stopped" if (folder / "heartbeat.json").is_file() else "waiting"
+    if (folder / "heartbeat.json").is_file():
+        return "stopped"
+    return "damaged" if (folder / "spec.json").is_file() else "waiting"  # done.json was deleted
 
 
 @contextlib.contextmanager
@@ -231,7 +237,7 @@ def study_status(out: str | Path, verify: bool = False) -> pd.DataFrame:
         state, wrong, done = state_of(folder), "", None
         try:
             done = read_done(folder)
-            wrong = damage(folder) if verify else ""
+            wrong = "done.json is missing" if state == "damaged" else damage(folder) if verify else ""
         except Damaged as error:
             wrong = error.what
         failed = read_failed(folder) if state == "failed" else {}
@@ -271,7 +277,9 @@ def _training_figures(folder: Path, progress: dict[str, Any] | None) -> str:
         with open(history, "rb") as handle:
             handle.seek(max(0, handle.seek(0, 2) - 4096))
             lines = handle.read().split(b"\n")[:-1]  # the whole ones
-        if lines and lines[-1].startswith(b"{"):
-            shown = list(json.loads(lines[-1]).items())[:4]
+        with contextlib.suppress(
+            ValueError, AttributeError
+        ):  # a damaged line: written anew from the checkpoint by the next run
+            shown = list(json.loads(lines[-1] if lines else b"{}").items())[:4]
             return ", ".join(f"{name} {value:.4g}" for name, value in shown if isinstance(value, int | float))
     return ""

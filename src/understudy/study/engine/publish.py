@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from understudy.study.engine.jobs import Job, job_folder, plain_name, read_done
 PUBLISHED = ["scores.parquet", "report.json", "report.html", "figures/*.*", "figures/private/*.*", "tables/*.csv"]
 PUBLISHED += ["tables/*.tex", "tables/*.html"]
 SEAL = "published.json"
+REPORTS = ("report", "overview")  # stages whose results are published
 LINKS = {  # stage -> folder of the links to its results, and what in a job's folder they lead to
     "prepare": ("real", "slices"), "sample": ("synthetic", "slices"), "generator": ("generators", "model"),
     "audit": ("audits", ""), "segmenter": ("segmenters", "model"),
@@ -61,14 +62,22 @@ def seal_published(place: Path) -> None:
 
 def read_published(place: Path) -> dict[str, Any]:
     """The published `report.json`, {} if there is none; `Damaged` if it is not the one that was published."""
-    if files := _listed(place):
-        check_file(place, "report.json", files, AGAIN)
-    path = place / "report.json"
-    return dict(read_json(path, dict)) if path.is_file() else {}
+    if not (files := _listed(place)):
+        return {}
+    check_file(place, "report.json", files, AGAIN)
+    return dict(read_json(place / "report.json", dict))
 
 
-def damaged_copies(place: Path) -> list[str]:
-    """What is wrong with the published files."""
+def damaged_copies(jobs: Iterable[Job], out: Path) -> list[str]:
+    """What is wrong with the published files of the study of these jobs: of each cohort's report."""
+    return [
+        wrong
+        for place in sorted({out / job.local.get("publish", "") for job in jobs if job.stage in REPORTS})
+        for wrong in _damaged(place)
+    ]
+
+
+def _damaged(place: Path) -> list[str]:
     try:
         files = _listed(place)
     except UnderstudyError as error:
@@ -76,8 +85,11 @@ def damaged_copies(place: Path) -> list[str]:
     return [wrong for name in files if (wrong := problem(place, name, files))]
 
 
-def _listed(place: Path) -> Files:  # {} where nothing was published, or by a version that listed nothing
-    if not (path := place / SEAL).is_file():
+def _listed(place: Path) -> Files:  # {} where nothing was published
+    path = place / SEAL
+    if not path.is_file():
+        if any((place / name).exists() for name in ("report.html", "report.json")):
+            raise Damaged("the list of what was published is missing", where=path, fix=AGAIN)
         return {}
     content = read_json(path, dict)
     check_seal(content, path, AGAIN)

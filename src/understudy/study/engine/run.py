@@ -13,7 +13,7 @@ from understudy.io.files import read_json, write_json, writing
 from understudy.io.seals import Damaged, sealed
 from understudy.runtime.checkpoints import time_limit
 from understudy.runtime.memory import release_memory
-from understudy.study.config.schema import Study
+from understudy.study.config.schema import FORMAT, Study
 from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
@@ -32,14 +32,12 @@ from understudy.study.engine.jobs import (
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Outcome, Pool, Schedule, without_diverged, worker_count
 from understudy.study.engine.preview import estimated_here
-from understudy.study.engine.publish import link_results, publish
+from understudy.study.engine.publish import AGAIN, REPORTS, damaged_copies, link_results, publish
 from understudy.study.engine.repair import refuse_damaged, repair
 from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
 
 log = logging.getLogger(__name__)
-
-FORMAT = "understudy-study-1"
 
 
 def run_study(
@@ -99,7 +97,8 @@ def run_study(
                     raise
                 except Exception as error:  # recorded in failed.json by `run_job`
                     outcome = Outcome.of_error(job, error, folder)
-                release_memory()  # not while the exception is handled: it keeps what fills the memory
+                if outcome.done is None:  # not while the exception is handled: it keeps what fills the memory
+                    release_memory()
                 schedule.end(outcome)
         result.blocked += schedule.waiting
         conclude(wanted, result, until, partly=stages is None)
@@ -116,6 +115,8 @@ def _looked_at(wanted: Plan, out: Path) -> RunResult | None:
     refuse_damaged(wanted.jobs, out)
     result, last = RunResult(out, reused=list(wanted.jobs)), wanted.jobs[-1]
     place = out / last.local.get("publish", "")
+    if wrong := damaged_copies(wanted.jobs, out):
+        raise Damaged(f"the published report is damaged: {wrong[0]}", out, AGAIN)
     if (place / "report.html").is_file():
         result.page = place / "report.html"
         result.answer = (read_done(job_folder(out, last)) or {})["results"].get("answer", {})
@@ -174,14 +175,6 @@ def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
     return rank
 
 
-def _is_of(out: Path, plan: Plan) -> bool:
-    """Whether a job of this plan stands in the folder's own plan."""
-    try:
-        return not {job.id for job in plan.jobs}.isdisjoint(job.id for job in saved_jobs(out))
-    except UnderstudyError:
-        return False
-
-
 @contextlib.contextmanager
 def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Path]:
     """Makes `out` the folder of this study, or continues it, and (if `exclusive`) keeps other runs out of it.
@@ -192,7 +185,7 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     out, study = Path(out), plan.study
     stamp, planned, another = out / "study.json", out / "plan.json", "use another folder: --out FOLDER"
     what, entries = "", [entry.name for entry in out.iterdir()] if out.is_dir() else []
-    if entries and _is_of(out, plan) and "name" not in read_quietly(stamp):
+    if "name" not in read_quietly(stamp) and any(job_folder(out, job).is_dir() for job in plan.jobs):
         log.warning("study.json in %s is lost or damaged, and is written anew", out)
     elif stamp.is_file():
         found = read_json(stamp)
@@ -220,9 +213,9 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
         identity = {"format": FORMAT, "name": study.name, "hash": study.hash, "study": study.model_dump(mode="json")}
         if exclusive or not (stamp.is_file() and read_json(stamp) == identity):
             write_json(stamp, identity)
-        ids = [job.id for job in plan.jobs]
-        if exclusive or not (planned.is_file() and [job["id"] for job in read_json(planned)["jobs"]] == ids):
-            write_json(planned, sealed({"jobs": [job.as_dict() for job in plan.jobs]}))
+        ids, held = [job.id for job in plan.jobs], read_quietly(planned)
+        if exclusive or [job["id"] for job in held.get("jobs", ())] != ids or held.get("study") != study.hash:
+            write_json(planned, sealed({"study": study.hash, "jobs": [job.as_dict() for job in plan.jobs]}))
         yield out
 
 
@@ -232,7 +225,7 @@ def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -
     link_results(wanted.jobs, wanted.cohort_of, result.out)
     for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
         folder, place = job_folder(result.out, job), result.out / job.local.get("publish", "")
-        if job.stage not in ("report", "overview") or (done := read_done(folder)) is None:
+        if job.stage not in REPORTS or (done := read_done(folder)) is None:
             continue
         publish(folder, place)
         if result.complete and job is wanted.jobs[-1]:
