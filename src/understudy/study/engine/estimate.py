@@ -45,7 +45,7 @@ GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many smal
 VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 SEARCHED = 0.5  # of the search for copies, as a share of the calibration's speed
-SLICE_SEARCHED, VECTORS_SEARCHED = 4e8, 1.5e4  # its operations: frames and registration of a slice; a pair of slices
+SLICE_SEARCHED, VECTORS_SEARCHED = 3e8, 1.5e4  # its operations: frames and registration of a slice; a pair of slices
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
