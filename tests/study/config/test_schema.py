@@ -139,6 +139,8 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
         ("name: x\n", ["give either `cohort", "neither"]),
         ("phantom: {}\ncohort: {path: x}\ntrainings: [real]\n", ["give either `cohort", "both"]),
         ("phantom: {}\n", ["no `generators`"]),
+        ("phantom: {}\n<<x: 1\ntrainings: [real]\n", ["`<<x` is not a known field"]),
+        ("phantom: {}\ntrainings: [real]\nslices: {<x>: 1}\n", ["`slices.<x>` is not a known field"]),
         ("phantom: {}\nname: ../x\ntrainings: [real]\n", ["line 2", "`name`", "letters, digits"]),
         ("phantom: {}\ntrainings: [real, real]\n", ["line 2", "duplicate"]),
         ("preset: quickstrat\n", ["no preset 'quickstrat'", "line 1", "quickstart"]),
@@ -360,7 +362,9 @@ def test_a_file_that_only_says_where_patients_are(tmp_path: Path) -> None:
 
 def test_a_network_of_the_preset_is_dropped_with_the_rules_about_it(tmp_path: Path) -> None:
     assert any(rule.segmenter == "swin" for rule in load_study("quickstart-five").exclude)
-    (tmp_path / "study.yaml").write_text("preset: quickstart-five\nsegmenters: {swin: null}\ngenerators: {progan: null}\n")
+    (tmp_path / "study.yaml").write_text(
+        "preset: quickstart-five\nsegmenters: {swin: null}\ngenerators: {progan: null}\n"
+    )
     study = load_study(tmp_path / "study.yaml")
     assert list(study.segmenters) == ["unet"]
     assert "progan" not in study.generators
