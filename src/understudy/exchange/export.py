@@ -30,7 +30,7 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     For example T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204, and
     `understudy-images.json`, which says what the channels, codes and slices are.
     """
-    out, reading, cases = _new_folder(Path(out)), png_reading(slices), file_names(slices)
+    out, reading, cases = new_folder(Path(out)), png_reading(slices), file_names(slices)
     files = [f"{name}/{{}}_{name}.png" for name in (*reading["channels"].values(), reading["labels"])]
     codes = [entry.code for entry in slices.classes]
     _write(slices, np.arange(len(slices)), cases, out, files, slices.channels, codes, progress)
@@ -101,7 +101,7 @@ def export_nnunet(
         parts.insert(1, (synthetic, np.arange(len(synthetic)), added, "Tr"))
     for split in splits:
         split["train"] += added
-    out = _new_folder(Path(out))
+    out = new_folder(Path(out))
     raw = out / "nnUNet_raw" / title
     for part, rows, names, kind in parts:
         files = [f"images{kind}/{{}}_{i:04d}.png" for i in range(len(slices.channels))] + [f"labels{kind}/{{}}.png"]
@@ -177,7 +177,8 @@ def _write(
             meter.advance(len(block))
 
 
-def _new_folder(out: Path) -> Path:
+def new_folder(out: Path) -> Path:
+    """Makes the folder `out`; raises if there is anything in it."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UnderstudyError("the folder is not empty", where=out, fix="use a new folder, or delete this one")
     with writing(out):
