@@ -1,4 +1,4 @@
-"""Commands that write slices and models for other programs: export images, nnunet, dicom, ..."""
+"""Commands that write slices and models for other programs: export images, nnunet, dicom, huggingface, ..."""
 
 from pathlib import Path
 
@@ -90,3 +90,15 @@ def export_to_diffusers(
 
     export_diffusers(model, out)
     print(f"written to {out}; README.md there says how to sample it, and what the channels are")
+
+
+@export.command("monai")
+def export_to_monai(
+    model: Path = Argument(..., help="Trained U-Net (OUT/segmenters/NAME)."),
+    out: Path = Argument(..., help="New folder."),
+) -> None:
+    """Write a trained U-Net as a MONAI bundle, which labels slices without Understudy."""
+    from understudy.segmenters.bundle import export_bundle
+
+    export_bundle(model, out)
+    print(f"written to {out}; docs/README.md there says how to run it (python -m monai.bundle run)")

@@ -38,14 +38,20 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     return len(slices)
 
 
-def png_reading(slices: SliceSet) -> dict[str, Any]:
-    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+def png_names(channels: Sequence[str]) -> dict[str, str]:
+    """Channel, or `LABELS` -> what it is called in the files of `export_images`, all different."""
     names: dict[str, str] = {}
-    for channel in (LABELS, *slices.channels):
+    for channel in (LABELS, *channels):
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", AUTHORS_NAMES.get(channel, channel)).strip("._") or "channel"
         taken = {used.lower() for used in names.values()}
         again = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
         names[channel] = next(n for n in again if n.lower() not in taken)
+    return names
+
+
+def png_reading(slices: SliceSet) -> dict[str, Any]:
+    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+    names = png_names(slices.channels)
     return {
         "layout": "png",
         "pattern": "{channel}/{id}_{channel}.png",

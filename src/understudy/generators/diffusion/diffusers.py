@@ -176,9 +176,9 @@ pipeline = DDIMPipeline.from_pretrained("this folder")
 images = pipeline(batch_size=4, num_inference_steps=50, use_clipped_model_output=True, output_type="np").images
 ```
 
-`images` are float [N, H, W, channels] in 0 ... 1; times 255 they are grey values. This is the sampler of `understudy sample
---sampler ddim --steps 50`, which draws other noise; without these options Understudy takes DPM-Solver++. Whether samples
-are copies of the patients of the training is found by `understudy audit`.
+`images` are float [N, H, W, channels] in 0 ... 1; times 255 they are grey values. `understudy sample` has this sampler
+as `--sampler ddim --steps 50`, with other noise; by default it takes DPM-Solver++. `understudy audit` finds whether
+samples are copies of the training's patients.
 
 Configuration: {json.dumps({k: v for k, v in config["model"].items() if k != "kind"}, sort_keys=True)}
 """
