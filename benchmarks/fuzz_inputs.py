@@ -110,6 +110,11 @@ def mutate_study(root: Path, rng: np.random.Generator) -> None:
 def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> None:
     """Files moved, renamed, removed, linked or added; half of the time the folder is to be recognised by itself."""
     base = root / top
+
+    def put(path: Path, content: bytes) -> None:
+        path.unlink(missing_ok=True)  # it may be a pipe by now
+        path.write_bytes(content)
+
     for _ in range(int(rng.integers(1, 5))):
         files = sorted(path for path in base.rglob("*") if path.is_file() and not path.is_symlink())
         if not files:
@@ -131,11 +136,13 @@ def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> No
             lambda p=path: p.write_bytes(mutated_bytes(p.read_bytes(), rng)),
             lambda p=path: p.write_bytes(b""),
             lambda: shutil.copytree(base, base / "again", symlinks=True, dirs_exist_ok=True),
-            lambda: (base / "participants.tsv").write_bytes(
-                mutated_bytes(b"participant_id\tsite\np0\tA\np1\tB\np2\tA\np3\tB\n", rng)
+            lambda: put(
+                base / "participants.tsv",
+                mutated_bytes(b"participant_id\tsite\np0\tA\np1\tB\np2\tA\np3\tB\n", rng),
             ),
-            lambda: (base / "dataset.json").write_bytes(
-                mutated_bytes(b'{"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}}', rng)
+            lambda: put(
+                base / "dataset.json",
+                mutated_bytes(b'{"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}}', rng),
             ),
             lambda: (base / "dataset_description.json").write_text("{}"),
             lambda p=path: p.rename(p.with_name("p1" + p.name[2:])),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -21,6 +22,7 @@ from understudy import __version__, cli
 from understudy.cli.base import TASKS, Command, Group
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import write_json
+from understudy.slices import SliceSet
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import make_plan
@@ -43,6 +45,8 @@ COMMANDS = (
     "read", "evaluate", "segment", "export", "score",  # from elsewhere, for elsewhere
     "quality", "annotations", "audit", "screen",
 )  # fmt: skip
+
+NO_JSON = {(name,) for name in ("init", "preset", "recipe")} | {("reading", "serve"), ("reading", "token")}
 
 
 def invoke(*arguments: str | Path) -> Any:
@@ -145,9 +149,11 @@ def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_the_first_stages_its_status_and_one_job(study_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ran = invoke("run", study_file, "--out", out, "--until", "phantom", "-q")
+    ran = invoke("run", study_file, "--out", out, "--until", "phantom")
     assert ran.exit_code == 0, ran.output
-    assert "1 jobs done" in ran.output
+    assert "1 job done, 0 were done before" in ran.stdout
+    assert "understudy release template forms" in ran.stderr  # while thresholds can still be set before the audit
+    assert "template forms" not in invoke("run", study_file, "--out", out, "--until", "phantom").stderr
     states = json.loads(invoke("status", out, "--json").output)
     assert [row["state"] for row in states][:2] == ["done", "waiting"]
     prepare = states[1]["id"][:12]
@@ -369,7 +375,25 @@ def test_commands_are_listed_by_task_and_every_one_takes_quiet() -> None:
     assert "--install-completion" in shown
     for words, command in all_commands():
         if not isinstance(command, Group):
-            assert "--quiet" in {option for parameter in command.params for option in parameter.opts}, words
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert "--quiet" in options, words
+            assert ("--json" in options) != (words in NO_JSON), words
+
+
+def test_commands_that_write_say_in_json_what_was_written(tmp_path: Path) -> None:
+    out = tmp_path / "patients"
+    asked = ("phantom", out, "--patients", 2, "--shape", 16, 16, 12, "--quiet", "--json")
+    assert json.loads(invoke(*asked).output) == {"out": str(out), "patients": 2}
+    forms = json.loads(invoke("release", "template", tmp_path, "--json").output)
+    assert forms == {name: str(tmp_path / f"{name}.yaml") for name in ("about", "decision")}
+    images, labels = np.zeros((2, 1, 8, 8), np.uint8), np.ones((2, 8, 8), np.uint8)
+    images[:, :, 2] = 200
+    SliceSet.from_arrays(images, labels, patients=["a", "b"], classes=["ED"]).save(tmp_path / "set")
+    shown = invoke("export", "images", tmp_path / "set", tmp_path / "png", "-q", "--json")
+    assert json.loads(shown.output) == {"out": str(tmp_path / "png"), "slices": 2, "codes": {"ED": 255}}
+    shown = json.loads(invoke("read", tmp_path / "png", tmp_path / "again", "-q", "--json").stdout)
+    assert (shown["slices"], shown["resolution"], shown["classes"]) == (2, 8, ["ED"])
+    assert shown["content_hash"] == SliceSet.open(tmp_path / "again").content_hash
 
 
 def test_a_mistyped_command_is_told_the_right_one() -> None:

@@ -35,6 +35,7 @@ def saved(kind: str, folder: Path, discriminator: bool = True) -> object:
     network = build(config, seed=1)
     record = {
         "kind": kind, "model": config.model_dump(mode="json"), "channels": ["FLAIR", "T1w"], "annotation": "coded",
+        "classes": [vars(c) for c in CLASSES],
     }  # fmt: skip
     kept = network.discriminator if discriminator and kind != "diffusion" else None
     save_model(folder, network.generator, record, kept)

@@ -1,4 +1,4 @@
-"""The controls: what each planted copy is, and what the rule does to patients who were never trained on."""
+"""The controls: what each planted copy is, and what the rule does to patients whom the generator never saw."""
 
 from __future__ import annotations
 

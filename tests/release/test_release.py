@@ -378,6 +378,16 @@ def test_copies_of_test_patients_are_not_released(tmp_path: Path) -> None:
     assert not set(ids.iloc[:, -1]) & set(range(5))
 
 
+def test_what_was_screened_out_before_counts_as_flagged(inputs: dict[str, Path], tmp_path: Path) -> None:
+    record, real = {"before": 100, "flagged": 15, "leaked": 25}, SliceSet.open(inputs["real"])
+    left = SliceSet.open(inputs["synthetic"]).save(tmp_path / "set", screened=record)
+    done = audit(real, real, left, CONFIG)
+    done.save(tmp_path / "audit")
+    share = (40 + done.numbers["flags"]["count"]) / 100
+    with pytest.raises(UnderstudyError, match=f"{share:.2%} of the slices were flagged, more than the 20.00%"):
+        released(inputs | {"synthetic": left.path, "audit": tmp_path / "audit"}, tmp_path / "no")
+
+
 def test_nothing_but_copies_is_refused_in_these_words(tmp_path: Path) -> None:
     real = made.real_set(tmp_path / "same", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
     images, labels = real.read(real.rows(split="train")[:60])
@@ -393,6 +403,12 @@ def test_thresholds_that_came_late_are_marked_everywhere(inputs: dict[str, Path]
         assert "The thresholds were set AFTER the audit" in (done.path / name).read_text(), name
     assert verify(done.path).problems == []
     assert CliRunner().invoke(app, ["verify", str(done.path)]).exit_code == 3
+    (done.path / "README.md").write_text("changed")
+    shown = CliRunner().invoke(app, ["verify", str(done.path)])
+    assert shown.exit_code == 1
+    first, *rest = shown.output.splitlines()
+    assert first.startswith("problem: README.md")
+    assert "NOT INTACT, do not use it: Heads, version 1.0" in rest
 
 
 def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(tmp_path: Path) -> None:

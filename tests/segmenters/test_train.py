@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -453,3 +454,22 @@ def test_weights_that_were_changed_are_neither_used_nor_taken_for_finished(real:
     train_segmenter(real, None, TINY, short(), folder, None, "cpu", progress=False)
     assert (folder / "segmenter.safetensors").read_bytes() == whole
     assert record(folder)["sha256"] == {"segmenter.safetensors": sha256_file(folder / "segmenter.safetensors")}
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_SWIN], ids=["unet", "swin"])
+def test_a_step_does_not_wait_for_its_device(
+    real: SliceSet, config: UNetConfig | SwinConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the "meta" device any look at a value is an error; see also generators/training/test_no_sync.py."""
+    monkeypatch.setattr(module.Training, "_weights", lambda self: {})  # copied to the CPU, before the first step
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())  # which does not know the device
+    for name in ("Adam", "AdamW", "SGD"):  # there are no fused kernels for it
+        original = getattr(torch.optim, name)
+        monkeypatch.setattr(torch.optim, name, lambda *a, _o=original, **k: _o(*a, **k | {"fused": False}))
+    settings = short(clip=1.0)
+    mixture = Mixture(real, None, MixtureConfig(), settings.seed)
+    training = module.Training(mixture, config, settings, None, torch.device("meta"))
+    numbers = np.arange(settings.batch)
+    for _ in range(2):
+        loss = training.train_step(numbers, *mixture.read(numbers))
+    assert (loss.device.type, loss.shape) == ("meta", ())

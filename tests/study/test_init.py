@@ -100,6 +100,7 @@ def test_the_command_prints_the_study_and_nothing_else(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["init", str(tmp_path / "d")])
     assert result.exit_code == 0
     assert result.stdout == suggest_study(tmp_path / "d")
+    assert "understudy release template forms" in result.stdout
     assert result.stderr == ""
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from typer import Argument, Option
@@ -32,6 +32,13 @@ TASKS = {  # module of commands -> what they are for
     "release": "Release slices and check what was released", "reading": "Ask experts",
     "data": "Make, read and convert slices and generators",
 }  # fmt: skip
+
+
+class Said(NamedTuple):
+    """What a command has to say; its decorator prints one or the other."""
+
+    words: str
+    record: dict[str, Any]  # the same with --json
 
 
 class Command(TyperCommand):
@@ -92,21 +99,26 @@ class Commands(typer.Typer):
         super().__init__(**{"cls": Group, "no_args_is_help": True, **settings})
 
     def command(self, *names: Any, **settings: Any) -> Any:
-        """As Typer's, for a `Command`; those that show no progress take --quiet as well, and ignore it."""
+        """As Typer's, for a `Command`. All take --quiet, and those that return `Said` take --json."""
         register = super().command(*names, **{"cls": Command, **settings})
 
-        def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def decorate(function: Callable[..., Said | None]) -> Callable[..., Said | None]:
             own = inspect.signature(function, eval_str=True)
-            if "quiet" in own.parameters:
-                return register(function)
+            told = own.return_annotation in (Said, Said | None)
+            more = {"quiet": QuietOption} if "quiet" not in own.parameters else {}
+            more |= {"as_json": JsonOption} if told else {}
 
             @functools.wraps(function)
-            def run(quiet: bool, **given: Any) -> None:
-                function(**given)
+            def run(**given: Any) -> None:
+                as_json = told and given.pop("as_json")
+                said = function(**{name: value for name, value in given.items() if name in own.parameters})
+                if said is not None:
+                    print_json(said.record) if as_json else print(said.words)
 
-            quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=QuietOption, annotation=bool)
-            options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()]
-            run.__signature__ = inspect.Signature([*options, quiet])  # type: ignore[attr-defined]
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            options = [p.replace(kind=keyword) for p in own.parameters.values()]
+            options += [inspect.Parameter(name, keyword, default=o, annotation=bool) for name, o in more.items()]
+            run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
             run.__annotations__ = {}
             register(run)
             return function
@@ -150,26 +162,28 @@ def _options(
 
 def with_options(
     argument: str, *signatures: Callable[..., None], gather: Callable[[dict[str, Any]], Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Callable[..., Said | None]], Callable[..., Said | None]]:
     """Puts the options of `signatures` in the place of a command's `argument`, which gets what `gather` makes of all.
 
     A command's own option takes the place of a shared one of the same name.
     """
 
-    def parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
+    def parameters(function: Callable[..., Said | None]) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(function, eval_str=True).parameters)
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Said | None]) -> Callable[..., Said | None]:
         own = parameters(command)
         shared = [p for signature in signatures for p in parameters(signature).values() if p.name not in own]
         places = [shared if name == argument else [parameter] for name, parameter in own.items()]
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            command(**{argument: gather(given)}, **{name: value for name, value in given.items() if name in own})
+        def run(**given: Any) -> Said | None:
+            mine = {name: value for name, value in given.items() if name in own}
+            return command(**{argument: gather(given)}, **mine)
 
         options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for place in places for p in place]
-        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer's source of options
+        said = inspect.signature(command, eval_str=True).return_annotation
+        run.__signature__ = inspect.Signature(options, return_annotation=said)  # type: ignore[attr-defined]  # Typer's source of options
         run.__annotations__ = {}
         return run
 

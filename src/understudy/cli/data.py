@@ -1,5 +1,6 @@
 """Commands that write volumes, slices and generators: phantom, read, sample, import, recipe."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from typer import Argument, Option
@@ -17,13 +18,13 @@ def phantom(
     seed: int = Option(1, min=0, help="Patient k of a seed is always the same."),
     sites: int = Option(4, min=1, help="Number of sites, each with its contrast and noise."),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Write artificial patients in the layout of BraTS, for trials without patient data."""
     from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
 
     config = PhantomConfig(patients=patients, shape=shape, seed=seed, sites=sites)
     write_phantoms(config, out, progress=not quiet)
-    print(f"{patients} patients written to {out}")
+    return base.Said(f"{patients} patients written to {out}", {"out": str(out), "patients": patients})
 
 
 @base.app.command()
@@ -36,28 +37,34 @@ def read(
     sizes: str = Option("refuse", help="Images not square with a power of two: refuse, or fit (pad, average)."),
     resolution: int | None = Option(None, help="With --sizes fit: edge to shrink to, pixels."),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Read a folder of images that someone else made, or a released package, into a slice set."""
     from understudy.exchange.description import unpacked
     from understudy.exchange.patients import ONE_A_VOLUME, Patients
     from understudy.exchange.read import read_folder
 
     made = read_folder(*unpacked(folder, reading.spec), out, progress=not quiet)
-    distance = made.attrs["annotation"]["mean_code_distance"]
-    print(
+    distance, patients = made.attrs["annotation"]["mean_code_distance"], None
+    words = [
         f"{len(made)} slices of {made.resolution} pixels ({', '.join(made.channels)}; {', '.join(made.class_names)})"
         f" written to {out}; the annotation is {distance:.2f} grey values from its codes on average"
-    )
+    ]
+    notes = list(made.attrs["notes"])
     if "subject" in made.index:
         how = ONE_A_VOLUME if made.attrs.get("one_a_volume") else "as the folder says"
         patients = Patients(made.index["subject"].astype(str).tolist(), "set", how)
-        print(patients.table())
-        if patients.question():
-            print(f"note: {patients.question()}")
+        words.append(patients.table())
+        notes += [patients.question()] if patients.question() else []
     else:
-        print("the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})")
-    for note in made.attrs["notes"]:
-        print(f"note: {note}")
+        words.append(
+            "the names do not say whose slices these are (of real ones the audit asks: --pattern with {subject})"
+        )
+    record = {
+        "out": str(out), "slices": len(made), "resolution": made.resolution, "channels": list(made.channels),
+        "classes": list(made.class_names), "content_hash": made.content_hash, "mean_code_distance": distance,
+        "patients": None if patients is None else patients.counts(), "notes": notes,
+    }  # fmt: skip
+    return base.Said("\n".join([*words, *(f"note: {note}" for note in notes)]), record)
 
 
 @base.app.command()
@@ -72,7 +79,7 @@ def sample(
     also: list[Path] | None = Option(None, help="Another generator of an ensemble; may be repeated."),
     device: str = base.DeviceOption,
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said:
     """Make synthetic slices with their annotations from a trained or imported generator."""
     from understudy.exchange.description import generator_in
     from understudy.generators.diffusion.samplers import sampler_config
@@ -80,7 +87,8 @@ def sample(
 
     models, wanted = [generator_in(folder) for folder in (model, *(also or []))], sampler_config(sampler, steps)
     made = sample_set(models, count, seed, out, psi=psi, device=device, progress=not quiet, sampler=wanted)
-    print(f"{len(made)} slices written to {out} (content {made.content_hash[:12]})")
+    record = {"out": str(out), "slices": len(made), "content_hash": made.content_hash}
+    return base.Said(f"{len(made)} slices written to {out} (content {made.content_hash[:12]})", record)
 
 
 @base.app.command("import")
@@ -97,7 +105,7 @@ def import_checkpoint(
     head_channels: int | None = Option(None, min=1, help=".pt only: channels per head, instead of --heads."),
     new_attention_order: bool = Option(False, "--new-attention-order", help=".pt only: of --use_new_attention_order."),
     rescale_timesteps: bool = Option(False, "--rescale-timesteps", help=".pt only: of --rescale_timesteps."),
-) -> None:
+) -> base.Said:
     """Convert an official checkpoint into a generator; nothing in the file is executed."""
     from understudy.generators.official import convert
 
@@ -112,10 +120,12 @@ def import_checkpoint(
          "rescale_timesteps": rescale_timesteps or None},
     )  # fmt: skip
     kind, channels_of = display_name(made.kind), ", ".join(made.channels)
-    print(f"{kind}, {made.resolution} pixels, {channels_of} and annotation ({made.source}) written to {made.folder}")
-    for note in made.notes:
-        print(f"note: {note}")
-    print(f"next: understudy sample {made.folder} slices --count 100")
+    words = [
+        f"{kind}, {made.resolution} pixels, {channels_of} and annotation ({made.source}) written to {made.folder}",
+        *(f"note: {note}" for note in made.notes),
+        f"next: understudy sample {made.folder} slices --count 100",
+    ]
+    return base.Said("\n".join(words), {**asdict(made), "folder": str(made.folder)})
 
 
 @base.app.command("recipe")

@@ -59,7 +59,9 @@ def _patient_options(
     """The same of those that say whose slices they are."""
 
 
-def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_folder_options(
+    *also: str, patients: bool = True
+) -> Callable[[Callable[..., base.Said | None]], Callable[..., base.Said | None]]:
     """Puts the options on folders of images in the place of a command's argument `reading`, which holds what they say.
 
     Args:

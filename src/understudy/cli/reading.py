@@ -6,7 +6,7 @@ from typing import Any
 
 from typer import Argument, Option
 
-from understudy.cli.base import Commands, JsonOption, app, named, print_json, print_table
+from understudy.cli.base import Commands, JsonOption, Said, app, named, print_json, print_table
 from understudy.errors import UnderstudyError
 from understudy.io.files import plain, read_json
 
@@ -39,7 +39,7 @@ def prepare_command(
     floor: int = Option(0, min=0, max=64, help="Grey values below this are shown black."),
     title: str = Option("Real or synthetic?", help="Heading of the page."),
     seed: int = Option(0, min=0),
-) -> None:
+) -> Said:
     """Draw real and synthetic slices under names that say nothing; the answer key is written elsewhere."""
     from understudy.reading.prepare import TELLING, Design, prepare
     from understudy.slices import SliceSet
@@ -50,12 +50,15 @@ def prepare_command(
     wanted = Design.model_validate(asked)
     sets = {name: SliceSet.open(path) for name, path in (named("--synthetic", text) for text in synthetic)}
     where = key or out.with_name(f"{out.name}-key.json")
-    _print_study(prepare(SliceSet.open(real), sets, out, where, wanted), out, where)
-    rows = [row for row in read_json(where)["telltales"] if row["auc"] >= TELLING]
-    if rows:
-        print("careful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):")
-        print_table(["Measure", "Generator", "AUC"], [[r["measure"], r["generator"], f"{r['auc']:.2f}"] for r in rows])
-        print("readers see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)")
+    words, record = _said(prepare(SliceSet.open(real), sets, out, where, wanted), out, where)
+    telling = [row for row in read_json(where)["telltales"] if row["auc"] >= TELLING]
+    if telling:
+        words += "\ncareful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):\n"
+        words += "\n".join(f"  {row['measure']}, {row['generator']}: {row['auc']:.2f}" for row in telling)
+        words += (
+            "\nreaders see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)"
+        )
+    return Said(words, record | {"telltales": telling})
 
 
 @reading_app.command("segmentations")
@@ -69,14 +72,14 @@ def segmentations_command(
     channel: str = Option("", help="Under the overlay [default: FLAIR, or the last]."),
     margin: float = MarginOption,
     seed: int = Option(0, min=0),
-) -> None:
+) -> Said:
     """Two segmentations of the same slice, left and right by lot: which would you rather correct?"""
     from understudy.reading.prepare import prepare_segmentations
 
     where = key or out.with_name(f"{out.name}-key.json")
     sides = named("--first", first), named("--second", second)
     study = prepare_segmentations(volumes, *sides, out, where, count=count, channel=channel, margin=margin, seed=seed)
-    _print_study(study, out, where)
+    return _said(study, out, where)
 
 
 @reading_app.command()
@@ -194,9 +197,14 @@ def analyse_command(
             print(f"written to {out}")
 
 
-def _print_study(study: dict[str, Any], out: Path, key: Path) -> None:
-    print(f"study: {out}\nanswer key: {key} (keep it from readers)")
-    print(f"its SHA-256, to be noted before reading: {study['key_sha256']}")
+def _said(study: dict[str, Any], out: Path, key: Path) -> Said:
+    words = [
+        f"study: {out}\nanswer key: {key} (keep it from readers)",
+        f"its SHA-256, to be noted before reading: {study['key_sha256']}",
+    ]
+    record = {"study": str(out), "key": str(key), "key_sha256": study["key_sha256"]}
     if study["kind"] == "real_or_synthetic":
-        print(f"margin of the equivalence test, fixed with it: {100 * study['margin']:g} points")
-    print(f"next: understudy reading serve {out}")
+        words.append(f"margin of the equivalence test, fixed with it: {100 * study['margin']:g} points")
+        record["margin"] = study["margin"]
+    words.append(f"next: understudy reading serve {out}")
+    return Said("\n".join(words), record)

@@ -31,12 +31,14 @@ PackageArgument = Argument(..., help="Folder of a released package.")
 
 
 @release.command()
-def template(folder: Path = Argument(..., help="Folder for about.yaml and decision.yaml.")) -> None:
+def template(folder: Path = Argument(..., help="Folder for about.yaml and decision.yaml.")) -> base.Said:
     """Write the two forms that a steward fills in; set the thresholds before looking at the audit."""
     from understudy.release.forms import write_templates
 
     write_templates(folder)
-    print(f"fill in {folder / 'about.yaml'}, and {folder / 'decision.yaml'} (its thresholds before the audit)")
+    about, decision = folder / "about.yaml", folder / "decision.yaml"
+    words = f"fill in {about}, and {decision} (its thresholds before the audit)"
+    return base.Said(words, {"about": str(about), "decision": str(decision)})
 
 
 def _release_options(

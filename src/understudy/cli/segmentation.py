@@ -62,7 +62,7 @@ def segment(
     channel: list[str] | None = Option(None, help="NAME=FILE where file names do not tell; may be repeated."),
     dropped_slices: str | None = Option(None, help="Slices dropped by the rule: background or predict."),
     device: str = base.DeviceOption,
-) -> None:
+) -> base.Said:
     """Label a new patient's volumes with a trained segmenter: same grid and affine as the input."""
     from understudy.study.segment import segment_patient
 
@@ -70,7 +70,8 @@ def segment(
         base.one_of("--dropped-slices", dropped_slices, ["background", "predict"])
     files = dict(base.named("--channel", text) for text in channel or [])
     found = segment_patient(model, patient, out, files, dropped_slices, device)
-    print(f"{out}: " + ", ".join(f"{name} {count:,} voxels" for name, count in found.items()))
+    words = f"{out}: " + ", ".join(f"{name} {count:,} voxels" for name, count in found.items())
+    return base.Said(words, {"out": str(out), "voxels": found})
 
 
 @base.app.command()

@@ -52,6 +52,31 @@ def check(
 
 
 @base.app.command()
+def doctor(
+    study: str = Argument("", metavar="[STUDY]", help="Also time the generators of this study, in their own sizes."),
+    out: Path | None = base.OutOption,
+    device: str = base.DeviceOption,
+    as_json: bool = base.JsonOption,
+) -> None:
+    """Look at this machine: PyTorch, devices, limits, disk, and whether each network computes here what it should.
+
+    Exit status 1 if something will fail. Send the table with a question to the developers.
+    """
+    from understudy.study import doctor as looked
+
+    loaded = base.study_of(study) if study else None
+    folder = base.results_folder(loaded, out) if loaded else out
+    found = looked.examine(device, folder, loaded)
+    colours = {"good": "green", "note": "yellow", "bad": "red"}
+    if as_json:
+        base.print_json(looked.as_rows(found))
+    else:
+        rows = [[one.topic, one.found, f"[{colours[one.state]}]{one.state}[/]", one.advice] for one in found]
+        base.print_table(["topic", "found", "", "what to do"], rows, markup=(2,))
+    base.exit_with(any(one.state == "bad" for one in found))
+
+
+@base.app.command()
 def plan(
     study: str = base.StudyArgument,
     out: Path | None = base.OutOption,
@@ -88,7 +113,8 @@ def plan(
             print(f"changed: {entry['field']}: {before} -> {after}")
         more = f", {diff['new']} new" if diff["new"] else ""
         more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
-        print(f"of the jobs that were done {diff['redo']} are to redo and {diff['kept']} are kept{more}")
+        done = diff["redo"] + diff["kept"]
+        print(f"of {done} jobs that were done, {diff['redo']} will be done again and {diff['kept']} kept{more}")
     for warning in found["warnings"]:
         print(f"warning: {warning}")
     left = sum(job["state"] != "done" for job in jobs)
@@ -227,7 +253,7 @@ def job(
         " SIGTERM do; give a queue's limit less what a checkpoint takes.",
     ),
     quiet: bool = base.QuietOption,
-) -> None:
+) -> base.Said | None:
     """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
 
     Exit status 0 if the job is done, 1 if it failed, 75 if it was stopped and is to be continued.
@@ -241,9 +267,11 @@ def job(
 
     loaded = base.study_of(study) if study else None
     folder = base.results_folder(loaded, out) if loaded else Path(str(out))
-    if (ran := run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)) is not None:
-        found, done = ran
-        print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
+    if (ran := run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)) is None:
+        return None
+    found, done = ran
+    words = f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
+    return base.Said(words, {"id": found.id, "name": found.name, **done})
 
 
 @base.app.command()
@@ -291,7 +319,8 @@ def print_result(result: RunResult, as_json: bool = False) -> None:
         what = "report of what is there, with what is missing" if result.failed else "report"
         print(f"{in_terminal(result.answer, str(result.out))}\n{what}: {result.page}")
     elif not result.failed:
-        print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
+        count, before = len(result.done), len(result.reused)
+        print(f"{count} job{'s' * (count != 1)} done, {before} were done before; results in {result.out}")
     if result.failed:
         count, waiting = len(result.failed), len(result.blocked)
         blocked = f"; {waiting} job{'s' * (waiting != 1)} waiting for them" if waiting else ""

@@ -196,7 +196,7 @@ def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
     heldout = search("heldout", judged.heldout, parts.training)
     if same := int((heldout["stacked.score"] >= 1).sum()):
         what = f"{same} of the held-out slices are training slices under another name of their patient"
-        fix = "hold out whole patients who were never trained on"
+        fix = "hold out whole patients whom the generator never saw"
         raise UnfitSets(what, where=parts.heldout.slices.path, fix=fix)
     synthetic = search("synthetic", judged.synthetic, parts.training)
     # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and by the

@@ -224,7 +224,7 @@ def evenly(part: Part, count: int, seed: Sequence[int]) -> Ints:
 
 
 def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
-    """What the rule does to patients who were never trained on."""
+    """What the rule does to patients whom the generator never saw."""
     needed, quantile, everyone = conformal.slices_needed(config.quantile), config.quantile, np.arange(null.count)
     # each patient against all others: NaN where the others are too few
     rates, certain = np.full(null.count, np.nan), 0

@@ -133,7 +133,7 @@ def _mr_image(shared: Dataset, given: Outgoing, number: int, pixels: Pixels) -> 
 
 
 def _series(given: Outgoing, what: str) -> str:
-    mark = "synthetic" if given.certificate is not None else "synthetic, NOT RELEASED"
+    mark = "synthetic" if given.released else "synthetic, NOT RELEASED"
     return f"{_text(what, 60 - len(mark))} ({mark})"
 
 

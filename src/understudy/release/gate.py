@@ -65,7 +65,7 @@ def clear(
     release_memory()
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
     rest = found.rest(kept, screened=bool(before) or counts.flagged + counts.leaked > 0)
-    against = _objections(found, decision, audited.audit)
+    against = _objections(found, decision, audited.audit, before)
     copies = {
         "are taken out": counts.flagged + counts.leaked,
         "were taken out before": before.get("flagged", 0) + before.get("leaked", 0),
@@ -109,7 +109,7 @@ def clear_model(
         what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
         raise UnderstudyError(f"{what}: the record was changed, or is of other slices", where=audit, fix=_ASK)
     said = found.numbers["verdict"]
-    against = _objections(found, decision, audit)
+    against = _objections(found, decision, audit, {})
     most = decision.thresholds.most_auc
     if asked.low > 0.5 or min(asked.training_patients, asked.heldout_patients) < FEWEST_PATIENTS:
         against.append(asked.words)
@@ -160,12 +160,13 @@ def _weighed(against: list[str], override: str | None, audit: Path) -> dict[str,
     return {"reason": override, "against": against} if override is not None else None
 
 
-def _objections(found: Recheck, decision: Decision, audit: Path) -> list[str]:
-    """Where the audit's controls failed, or it is not what was agreed on."""
+def _objections(found: Recheck, decision: Decision, audit: Path, before: dict[str, Any]) -> list[str]:
+    """Where the audit's controls failed, or it is not what was agreed on; `before`: what was screened out earlier."""
     limits, config, concentration = decision.thresholds, found.numbers["config"], found.concentration
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
     copies = found.table["flagged"].to_numpy(bool) | (found.table["leaked"].to_numpy(str) != "")
-    rate = int(copies.sum()) / max(1, int(found.table["judged"].sum()))
+    earlier = sum(int(before.get(name, 0)) for name in ("flagged", "leaked"))  # screening does not hide them
+    rate = (int(copies.sum()) + earlier) / max(1, int(found.table["judged"].sum()) + earlier)
     against = []
     if found.controls.missed:
         against.append(
@@ -186,8 +187,8 @@ def _objections(found: Recheck, decision: Decision, audit: Path) -> list[str]:
         )
     if rate > limits.most_flagged:
         against.append(
-            f"{rate:.2%} of the slices are flagged, more than the {limits.most_flagged:.2%} that were agreed on"
-            " (`most_flagged`): train on more patients and audit again"
+            f"{rate:.2%} of the slices {'were' if earlier else 'are'} flagged, more than the {limits.most_flagged:.2%}"
+            " that were agreed on (`most_flagged`): train on more patients and audit again"
         )
     if limits.set_on > audited and limits.before_looking:
         against.append(

@@ -38,6 +38,10 @@ class Outgoing:
     root: str
 
     @property
+    def released(self) -> bool:
+        return self.certificate is not None
+
+    @property
     def statement(self) -> str:
         """What a reader has to know of each slice, wherever it is shown."""
         if self.certificate is None:

@@ -131,7 +131,9 @@ def _verdict(data: ReportData, comparisons: list[Comparison], baseline: Comparis
     if patients < FEWEST_PATIENTS:
         few = count(patients, "test patient")
         return "undecided", f"Too early to say: only {few}; it takes at least {FEWEST_PATIENTS}."
-    reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
+    sets = len({c.setting.generator for c in alone})
+    whose = f"the slices of {top.setting.shown}, the best of {sets} sets," if sets > 1 else "synthetic slices"
+    reached = f"{whose} reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
     if leak := of_copies.get(top.setting.generator):
         return "withheld", f"Withheld: {leak['words']} {leak['how'].capitalize()} these slices, {reached}."
     doubt = (

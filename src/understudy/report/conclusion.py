@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from understudy.report.data import listed
+from understudy.report.data import count, listed
 
 if TYPE_CHECKING:
-    from understudy.report.sections.opening import Verdict
+    from understudy.report.sections.opening import Part, Verdict
 
 OUT = "OUT"  # stands for the folder of the results, which a report does not know
+PARTS = {"val": "validation", "held-out": "other"}  # parts of a split that are not named as they are
 LINES = {"useful": "useful?", "copies": "copies?", "release": "may it be released?", "next": "next"}
 _RELEASE = {  # kind of `may_be_released`: words, of one generator and of several
     "yes": "nothing that was measured speaks against it; who owns the data decides",
@@ -17,6 +19,7 @@ _RELEASE = {  # kind of `may_be_released`: words, of one generator and of severa
     "cannot_tell": "no, the search for copies cannot tell",
     "not_audited": "no, copies were not searched for",
     "withheld": "no, it holds copies of patients on whom segmenters were selected or tested",
+    "doubted": "not before it is known why segmenters learn more from it than from the real slices",
     "useless": "no copy was found, but nothing shows that the slices are of use",
 }
 
@@ -26,25 +29,40 @@ _COPIES = {
     "not_audited": "not searched for", "no_slices": "there are no slices",
 }  # fmt: skip
 
+_AFTER = {  # what has to be done before the study is run again
+    "cannot_tell": "what the search for copies asks for: see the section on copies",
+    "withheld": "making the slices again without validation and test patients",
+    "doubted": "looking for test patients among the slices under other names, and a longer training of the segmenters",
+    "useless": "a longer training, or one on more patients",
+}
+
 
 def may_be_released(verdict: Verdict) -> str:
     """A key of `_RELEASE`; "" for a generator that made no slices."""
-    if verdict.copy.kind == "no_slices":
+    copy, useful = verdict.copy, verdict.useful
+    if copy.kind == "no_slices":
         return ""
-    if verdict.copy.kind != "no_sign":
-        return verdict.copy.kind
-    if verdict.useful.kind == "withheld":
-        return "withheld"
-    return "yes" if verdict.useful.kind in ("can_replace", "helps", "partly") else "useless"
+    if useful.kind == "withheld" and not copy.numbers.get("flagged"):
+        return "withheld"  # nothing is left that screening could take out
+    if copy.kind != "no_sign":
+        return copy.kind
+    if useful.kind not in ("can_replace", "helps", "partly"):
+        return "useless"
+    return "doubted" if useful.numbers.get("doubted") else "yes"
 
 
-def conclusion(headline: str, verdicts: list[Verdict], command: str) -> dict[str, str]:
-    """The four lines by the keys of `LINES`; `verdicts`: the best first, `command`: that runs the study."""
+def conclusion(headline: str, verdicts: list[Verdict], command: str, foreign: Collection[str] = ()) -> dict[str, str]:
+    """The four lines by the keys of `LINES`.
+
+    Args:
+        verdicts: the best first.
+        command: that runs the study.
+        foreign: generators that are folders of images.
+    """
     copies: dict[str, list[str]] = {}
     release: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        kind = "copies_found" if verdict.useful.kind == "withheld" else verdict.copy.kind
-        copies.setdefault(_COPIES[kind], []).append(verdict.name)
+        copies.setdefault(_copies_in(verdict.copy), []).append(verdict.name)
         release.setdefault(may_be_released(verdict), []).append(verdict)
     release.pop("", None)
     several = len(verdicts) > 1
@@ -53,7 +71,7 @@ def conclusion(headline: str, verdicts: list[Verdict], command: str) -> dict[str
         "useful": headline,
         "copies": _grouped(copies, several) or "There are no synthetic slices.",
         "release": _grouped(said, several) or "There is nothing to release.",
-        "next": _next(release, command),
+        "next": _next(release, command, foreign),
     }
 
 
@@ -63,7 +81,16 @@ def _grouped(said: dict[str, list[str]], several: bool) -> str:
     return " ".join(lines) if several else "".join(f"{words[:1].upper()}{words[1:]}." for words in said)
 
 
-def _next(release: dict[str, list[Verdict]], command: str) -> str:
+def _copies_in(copy: Part) -> str:
+    """E.g. "copies of patients were found: 30 of 104 slices are too near to a training slice"."""
+    n, counts = copy.numbers, dict[str, int](copy.numbers.get("leaked", {}))
+    said = [f"{n['flagged']:,} of {n['judged']:,} slices are too near to a training slice"] if n.get("flagged") else []
+    for part, found in sorted(counts.items()):
+        said.append(f"{count(found, 'slice')} {'show' if found > 1 else 'shows'} {PARTS.get(part, part)} patients")
+    return _COPIES[copy.kind] + (f": {', '.join(said)}" if said and copy.kind == "copies_found" else "")
+
+
+def _next(release: dict[str, list[Verdict]], command: str, foreign: Collection[str]) -> str:
     """The command that comes next."""
     best = {kind: group[0].generator for kind, group in release.items()}
     if name := best.get("yes"):
@@ -77,11 +104,10 @@ def _next(release: dict[str, list[Verdict]], command: str) -> str:
     if name := best.get("not_audited"):
         folders = f"--training {OUT}/real --synthetic {OUT}/synthetic/{name}"
         return f"understudy audit {folders} --out {name}-audit"
-    if "cannot_tell" in best:
-        return f"{command} (after what the search for copies asks for: see the section on copies)"
-    if "withheld" in best:
-        return f"{command} (after making the slices again without validation and test patients)"
-    return f"{command} (after a longer training, or one on more patients)"
+    kind, name = next(((k, best[k]) for k in _AFTER if k in best), ("useless", best.get("useless", "")))
+    if name in foreign:  # `evaluate` has no study file
+        command = f"understudy run {OUT}/study.json --out {OUT}"
+    return f"{command} (after {_AFTER[kind]})"
 
 
 def in_terminal(lines: dict[str, str], folder: str) -> str:

@@ -253,17 +253,19 @@ def sampling_grid(plan: AugmentPlan, grid: Tensor) -> Tensor:
     size, device = grid.shape[1], grid.device
     at = (np.arange(size) * 2 + 1) / size - 1  # of the pixels' centres
     matrices = plan.matrices()  # [N, axis, (by column, by row)]
-    lines = torch.from_numpy((matrices[..., None] * at).astype(np.float32)).to(device)  # [N, 2, 2, H]
+    lines = torch.from_numpy((matrices[..., None] * at).astype(np.float32)).to(
+        device, non_blocking=True
+    )  # [N, 2, 2, H]
     columns, rows = lines[:, :, 0, None], lines[:, :, 1, :, None]  # [N, 2, 1, H], [N, 2, H, 1]
     spline = spline_functions(size, plan.elastic.shape[-1])  # [H, P]
-    left = torch.from_numpy(spline.astype(np.float32)).to(device)
+    left = torch.from_numpy(spline.astype(np.float32)).to(device, non_blocking=True)
     for n in range(len(plan)):  # one by one: the same sums whatever the batch
         bends = None
         if plan.elastic[n].any():
             shift = plan.elastic[n, ::-1] * (2 / size)  # [2, P, P], columns first, in the grid's units
             # the deformation comes last, so it is moved back first
             shift = np.einsum("ab,bkl->akl", matrices[n], shift)
-            bends = torch.from_numpy((shift @ spline.T).astype(np.float32)).to(device)  # [2, P, H]
+            bends = torch.from_numpy((shift @ spline.T).astype(np.float32)).to(device, non_blocking=True)  # [2, P, H]
         for axis in range(2):
             where = torch.add(rows[n, axis], columns[n, axis], out=grid[n, ..., axis])
             if bends is not None:

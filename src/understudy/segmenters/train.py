@@ -251,7 +251,8 @@ class Training:
             group["lr"] = self.config.rate(self.step, self.steps)
         self.network.train()  # a validation may have left it in evaluation mode
         plan = draw(self.config.augment, self.config.seed, numbers)  # of (seed, sample number) alone
-        x, target = apply(plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device))
+        moved = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (images, labels))
+        x, target = apply(plan, *moved)
         loss = self._backward(x, target)
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)

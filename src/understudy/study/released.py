@@ -40,7 +40,9 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
         check_sealed(path)
     models = tuple(path / "model" for role, path in inputs if role == "generator")
     made, real = (dict(inputs)[role] / "slices" for role in ("sample", "prepare"))
-    return ReleaseInputs(made, folder, real, spec["spec"].get("subset"), models)
+    named = out / "audits" / generator  # a link, which messages show
+    audit = named if named.resolve() == folder.resolve() else folder
+    return ReleaseInputs(made, audit, real, spec["spec"].get("subset"), models)
 
 
 def model_of(found: ReleaseInputs, generator: str) -> Path:

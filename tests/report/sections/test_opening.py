@@ -16,6 +16,7 @@ from understudy.report.answer import make_answer
 from understudy.report.conclusion import conclusion
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
+from understudy.report.sections.copies import card
 from understudy.report.sections.opening import Verdict, make_verdicts
 from understudy.report.sections.run import cost_table, failures
 
@@ -88,6 +89,9 @@ def test_each_generator_gets_its_three_answers() -> None:
     found = verdicts_of(made_rows(GOOD), {"a": audit("copies_found", 40)})
     assert [(v.generator, v.useful.kind) for v in found] == [("a", "can_replace"), ("b", "helps"), ("c", "no")]
     a, b, c = found
+    data = ReportData("Made", {}, made_rows(GOOD), baseline="real.unet.aug")
+    headline = make_answer(data, apply_policy(data.scores), []).headline
+    assert headline.startswith("Yes: the slices of a, the best of 3 sets, reach 100")
     assert a.copy.kind == "copies_found"
     assert a.copy.numbers["flagged"] == 40
     assert (a.copy.numbers["controls_passed"], a.copy.numbers["controls"]) == (1, 2)
@@ -148,12 +152,33 @@ def test_an_audit_that_could_flag_nothing_shows_no_zero() -> None:
     assert "cannot tell" in conclusion("", [a], "")["release"]
 
 
+def test_more_than_real_slices_reach_is_doubted_before_a_release() -> None:
+    sources = {"real.unet.aug": 0.5, "synthetic-a.unet.aug": 0.7, "synthetic-b.unet.aug": 0.5}
+    a, b = verdicts_of(made_rows(sources), {name: audit("no_sign", 0) for name in "ab"})
+    assert (a.useful.kind, a.useful.numbers["doubted"]) == ("can_replace", True)
+    assert (b.useful.kind, b.useful.numbers["doubted"]) == ("can_replace", False)
+    lines = conclusion("Yes.", [a, b], "")
+    assert lines["release"].startswith("a: not before it is known why segmenters learn more from it")
+    assert "--generator b " in lines["next"]
+
+
 def test_copies_of_test_patients_withhold_the_answer_and_are_named() -> None:
     leak = {"parts": {"3": "test", "9": "val"}, "words": "Of the patients held out ... rows 3, 9.", "how": "without"}
+    leak |= {"counts": {"test": 1, "val": 1}}
     a, b, _ = verdicts_of(made_rows(GOOD), {"a": audit("no_sign", 0)}, leaks={"a": leak})
     assert (a.useful.kind, a.useful.brief, b.useful.kind) == ("withheld", "Withheld", "helps")
     assert a.useful.lines[0] == "Of the patients held out ... rows 3, 9. The Dice was measured without them."
     assert a.useful.numbers["alone"]["relative_dice"] == pytest.approx(1, abs=0.05)
+    # one answer in table, card and conclusion, whatever the audit says of the slices that are left
+    assert (a.copy.kind, a.copy.lines[0]) == ("copies_found", leak["words"])
+    data = ReportData("Made", {}, made_rows(GOOD), leaks={"a": leak})
+    title, text, css = card(data, {"a": audit("no_sign", 0)})
+    assert (title, text, css) == ("Copies of patients? Copies were found.", leak["words"], "no")
+    lines = conclusion("", [a], "", ["a"])
+    said = "Copies of patients were found: 1 slice shows test patients, 1 slice shows validation patients."
+    assert lines["copies"] == said
+    assert lines["release"] == "No, it holds copies of patients on whom segmenters were selected or tested."
+    assert lines["next"].startswith("understudy run OUT/study.json --out OUT (after making the slices again")
 
 
 def test_generators_and_networks_are_written_as_the_field_does(tmp_path: Path) -> None:

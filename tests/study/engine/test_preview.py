@@ -127,7 +127,7 @@ def test_the_difference_is_printed(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli.app, ["plan", str(file), "--out", str(out), "--speed", "1e12"])
     assert shown.exit_code == 0, shown.output
     assert "changed: repeats: 2 -> 3" in shown.output
-    assert "of the jobs that were done 1 are to redo and 6 are kept, 2 new" in shown.output
+    assert "of 7 jobs that were done, 1 will be done again and 6 kept, 2 new" in shown.output
     assert "8 train, 2 validate, 2 test" in shown.output
     assert "1e+12" in shown.output
 

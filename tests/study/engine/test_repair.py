@@ -17,6 +17,7 @@ from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.publish import damaged_copies, read_published
 from understudy.study.engine.run import claimed, run_study
 from understudy.study.registry import STAGES
+from understudy.study.stages.report import report_again
 
 RAN: list[str] = []
 
@@ -166,6 +167,18 @@ def test_the_plan_of_another_study_is_noticed(done: tuple[Plan, Path], tmp_path:
     shutil.copy(tmp_path / "other" / "plan.json", out / "plan.json")
     with pytest.raises(Damaged, match="another study"):
         study_status(out)
+    assert run(plan, out).complete
+    assert set(study_status(out)["state"]) == {"done"}
+
+
+def test_a_finished_job_that_lost_its_done_json_is_damaged_and_no_report_leaves_it_out(done: tuple[Plan, Path]) -> None:
+    plan, out = done
+    lost = named(plan, "audit")[0]
+    (job_folder(out, lost) / "done.json").unlink()
+    table = study_status(out).set_index("id")
+    assert tuple(table.loc[lost.id, ["state", "detail"]]) == ("damaged", "done.json is missing")
+    with pytest.raises(Damaged, match=r"done\.json is missing"):
+        report_again(out)
     assert run(plan, out).complete
     assert set(study_status(out)["state"]) == {"done"}
 

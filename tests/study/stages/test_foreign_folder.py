@@ -140,17 +140,21 @@ def test_the_study_of_one_folder(study: Path, tmp_path: Path) -> None:
     assert jobs["segmenter real.unet.aug, repeat 1"] == reused["segmenter real.unet.aug, repeat 1"]
 
 
-def test_a_folder_is_evaluated_to_the_report_which_can_be_made_anew(study: Path, tmp_path: Path) -> None:
+def test_a_folder_is_evaluated_and_the_report_says_what_is_missing(study: Path, tmp_path: Path) -> None:
     study.write_text(STUDY + "audit: null\nannotations: null\n")
-    result = run_study(make_plan(load_study(study)), tmp_path / "out", "cpu", progress=False)
-    assert result.complete, [(job.name, message) for job, message in result.failed]
-    first = read_json(tmp_path / "out" / "report.json")
-    assert {setting["id"] for setting in first["settings"]} >= {"real.unet.aug", "synthetic-mine.unet.aug"}
-    assert first["missing_trainings"] == []
-    min((tmp_path / "out" / "jobs").glob("evaluate-*/done.json")).unlink()
+    plan = make_plan(load_study(study))
+    result = run_study(plan, tmp_path / "out", "cpu", progress=False, until="evaluate")
+    assert result.failed == []
+    (both,) = [job for job in plan.jobs if job.stage == "evaluate" and "both" in job.name]
+    shutil.rmtree(job_folder(tmp_path / "out", both))
     report_again(tmp_path / "out")
-    (missing,) = read_json(tmp_path / "out" / "report.json")["missing_trainings"]
+    found = read_json(tmp_path / "out" / "report.json")
+    assert {setting["id"] for setting in found["settings"]} == {"real.unet.aug", "synthetic-mine.unet.aug"}
+    (missing,) = found["missing_trainings"]
     assert (missing["planned"], missing["scored"]) == (1, 0)
+    # what `next` of an evaluation names is this study
+    recorded = load_study(tmp_path / "out" / "study.json")
+    assert [job.id for job in make_plan(recorded).jobs] == [job.id for job in plan.jobs]
 
 
 def test_words_of_the_command_line() -> None:
@@ -179,7 +183,7 @@ SLICES = 200
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two prepared studies: `out`, and `others` with more patients, whom the first does not have."""
+    """Two prepared studies: `out`, and `others` of patients whom the first does not have."""
     place = tmp_path_factory.mktemp("people")
     for name, text in (("out", PLANTED), ("others", PLANTED.replace("18,", "30,").replace("seed: 1", "seed: 2"))):
         (place / f"{name}.yaml").write_text(text)

@@ -55,18 +55,21 @@ class Augment:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
         self.p = 0.0 if config.mode == "off" else config.p
-        self._signs: list[float] = []
+        self._signs: list[float | Tensor] = []
         self._images = 0  # real images since the last adjustment
 
-    def observe(self, sign: float, images: int) -> None:
-        """Takes the mean of sign(D(real)) of one step of so many images; adjusts p when the interval is over."""
+    def observe(self, sign: float | Tensor, images: int) -> None:
+        """Takes the mean of sign(D(real)) of one step of so many images; adjusts p when the interval is over.
+
+        A tensor is read only then, as that waits for a GPU.
+        """
         if self.config.mode != "adaptive":
             return
         self._signs.append(sign)
         self._images += images
         if len(self._signs) < self.config.interval:
             return
-        mean = sum(self._signs) / len(self._signs)
+        mean = sum(map(float, self._signs)) / len(self._signs)
         direction = (mean > self.config.target) - (mean < self.config.target)
         self.p = min(max(self.p + direction * self._images / (self.config.kimg * 1000), 0.0), self.config.p_max)
         self._signs.clear()
@@ -74,7 +77,7 @@ class Augment:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {"p": self.p, "signs": list(self._signs), "images": self._images}
+        return {"p": self.p, "signs": [float(sign) for sign in self._signs], "images": self._images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict()`."""

@@ -1,5 +1,7 @@
 """The real images of every step."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,6 +32,8 @@ class RealBatches:
         processes: ProcessGroup,
     ) -> None:  # fmt: skip
         self.slices, self.rows, self.config, self.device, self.processes = slices, rows, config, device, processes
+        self._pool = ThreadPoolExecutor(1, "prefetch")  # reads the next step's batch for another device
+        self._pending: tuple[tuple[int, int], Future[Tensor] | None] = (0, 0), None
         self._annotated: NDArray[np.bool_] | None = None
         if config.balance_classes:
             annotated = np.concatenate([labels.any(axis=(1, 2)) for _, _, labels in slices.blocks(rows)])
@@ -41,6 +45,14 @@ class RealBatches:
 
     def batch(self, step: int, size: int) -> Tensor:
         """This process's joint images float32 [size / world size, C + A, R, R] of a step's batch of `size`."""
+        if self.device.type == "cpu":  # whose cores are busy with the step
+            return self._read(step, size)
+        asked, pending = self._pending
+        joint = pending.result() if pending is not None and asked == (step, size) else self._read(step, size)
+        self._pending = (step + 1, size), self._pool.submit(self._read, step + 1, size)
+        return joint.to(self.device, non_blocking=True)
+
+    def _read(self, step: int, size: int) -> Tensor:
         rng = np.random.default_rng([self.config.seed, 1, step])
         if self._annotated is None:
             rows = rng.choice(self.rows, size)
@@ -49,4 +61,4 @@ class RealBatches:
             with_class = rng.choice(self.rows[self._annotated], size)
             rows = np.where(annotated, with_class, rng.choice(self.rows[~self._annotated], size))
         images, labels = self.slices.read(rows[self.processes.rank :: self.processes.world_size])
-        return encode(images, labels, self.slices.classes, self.config.annotation).to(self.device)
+        return encode(images, labels, self.slices.classes, self.config.annotation)

@@ -40,9 +40,8 @@ def denoising_step(diffusion: DiffusionState) -> None:
 
 def denoising_loss(diffusion: DiffusionState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the predicted noise or velocity, and with learned variance the variational bound, of a micro-batch."""
-    t, noise = part["t"].to(diffusion.device), part["noise"].to(diffusion.device)
-    network = partial(diffusion.generator, dtype=diffusion.dtype)
-    losses = training_losses(network, diffusion.process, part["clean"], t, noise, diffusion.config.min_snr)  # each [N]
+    network, process = partial(diffusion.generator, dtype=diffusion.dtype), diffusion.process
+    losses = training_losses(network, process, part["clean"], part["t"], part["noise"], diffusion.config.min_snr)
     stats = {name if name == "loss" else f"loss_{name}": values.mean() for name, values in losses.items()}
     return losses["loss"].mean(), stats
 

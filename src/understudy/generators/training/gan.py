@@ -66,7 +66,7 @@ def gan_step(gan: GanState) -> None:
             stats = gan.backward_and_step("discriminator", inputs, partial(discriminator_loss, gan))
             gan.log({"ada_p": gan.ada.p})
             if gan.ada.config.mode == "adaptive":
-                gan.ada.observe(float(stats["real_sign"]), gan.batch)
+                gan.ada.observe(stats["real_sign"], gan.batch)
             gan.score_offset = stats.get("middle", gan.score_offset)
             if gan.gamma and config.r1_due(gan.steps):
                 gan.backward_and_step("discriminator", {"real": inputs["real"]}, partial(r1_loss, gan))
@@ -102,7 +102,7 @@ def discriminator_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dic
         # one pass over two minibatches, as the minibatch deviation must not mix real with synthetic samples
         fake_scores, real_scores = gan.scores(torch.cat([fake, real]), batches=2).chunk(2)
         if config.loss == "wgan-gp":
-            interpolates = real.lerp(fake, part["interpolates"].to(gan.device)).requires_grad_()
+            interpolates = real.lerp(fake, part["interpolates"]).requires_grad_()
             squared = squared_gradient(gan.scores(interpolates), interpolates, gan.level)
             loss = wgan_gp_discriminator_loss(real_scores, fake_scores, squared, config.gp_weight, config.drift)
             middle = (real_scores.mean() + fake_scores.mean()) / 2
@@ -137,9 +137,9 @@ def path_length_step(gan: GanState, rng: torch.Generator) -> None:
     rows = count // gan.processes.world_size
 
     def lengths_of(part: dict[str, Any]) -> Tensor:
-        maps = [x.to(gan.device) for name, x in part["latents"].items() if name.startswith("noise")]
+        maps = [x for name, x in part["latents"].items() if name.startswith("noise")]
         ws = gan.generator.ws(part["latents"])
-        return path_lengths(gan.generator.synthesis, ws, part["direction"].to(gan.device), maps, gan.dtype)
+        return path_lengths(gan.generator.synthesis, ws, part["direction"], maps, gan.dtype)
 
     @functools.cache
     def mean_length() -> Tensor:  # of the whole batch, where it is computed in parts: it is measured first
@@ -196,7 +196,7 @@ def augmented(gan: GanState, images: Tensor, drawn: Inputs) -> Tensor:
     """Images under the operations of `draw_augmentation`, with noise on the annotation."""
     images = gan.ada.apply(images, drawn["ada"])
     if "noise" in drawn:
-        noise = drawn["noise"].to(images.device)
+        noise = drawn["noise"]
         channels = noise.shape[1]
         noisy = images[:, -channels:] + noise * gan.config.annotation_noise
         images = torch.cat([images[:, :-channels], noisy], dim=1)

@@ -108,8 +108,15 @@ class TrainingState(ABC):
                 )
 
     def local_rows(self, inputs: Inputs) -> dict[str, Any]:
-        """This process's rows of what was drawn for the whole batch."""
-        return strided_rows(inputs, self.processes.rank, self.processes.world_size)
+        """This process's rows of what was drawn for the whole batch, on its device; nothing waits for the copy."""
+
+        def moved(values: Inputs) -> dict[str, Any]:
+            return {
+                name: moved(value) if isinstance(value, Mapping) else value.to(self.device, non_blocking=True)
+                for name, value in values.items()
+            }
+
+        return moved(strided_rows(inputs, self.processes.rank, self.processes.world_size))
 
     # --- updates -----------------------------------------------------------------------------------------------------
 
@@ -131,10 +138,11 @@ class TrainingState(ABC):
                         stats[key] = stats.get(key, 0) + stat.detach() * weight
         gradients = [p.grad for p in optimiser.param_groups[0]["params"] if p.grad is not None]
         self.processes.all_reduce_mean([*gradients, *stats.values()])
-        if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+        broken = ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        self.log({REPAIRED: broken.float()})
+        if self.device.type != "cpu" or broken:  # to look would wait for a GPU
             for gradient in gradients:  # as the official code of StyleGAN 2 and 3
                 torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
-            self.log({REPAIRED: 1.0})
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         self.log(stats)
@@ -160,7 +168,8 @@ class TrainingState(ABC):
 
     def take_stats(self) -> dict[str, float | None]:
         """Means since the last call (a count for `repaired_gradients`), None where they are not finite."""
-        means = {k: float(total) / (1 if k == REPAIRED else n) for k, (total, n) in sorted(self.stats.items())}
+        totals = {k: (float(total), 1 if k == REPAIRED else n) for k, (total, n) in sorted(self.stats.items())}
+        means = {k: total / n for k, (total, n) in totals.items() if k != REPAIRED or total}
         means |= {"shares": float(self.parts)} if self.parts > 1 else {}
         self.stats = {}
         return {k: v if math.isfinite(v) else None for k, v in means.items()}

@@ -32,13 +32,15 @@ def section(content: Content) -> Section:
 
 def card(data: ReportData, audits: dict[str, dict[str, Any]]) -> tuple[str, str, str]:
     """The worst verdict of all generators: title, text, class."""
-    if not audits:
+    said = {name: (numbers["verdict"]["kind"], numbers["verdict"]["headline"]) for name, numbers in audits.items()}
+    said |= {name: ("copies_found", leak["words"]) for name, leak in data.leaks.items() if leak["parts"]}
+    if not said:
         return "Copies of patients? Not examined.", NOT_AUDITED, "warn"
-    kinds = {name: numbers["verdict"]["kind"] for name, numbers in audits.items()}
+    kinds = {name: kind for name, (kind, _) in said.items()}
     worst = next(kind for kind in CARD if kind in kinds.values())
     css, title = CARD[worst]
     mine = [name for name, kind in kinds.items() if kind == worst]
-    text = ("" if len(audits) == 1 else f"{data.shown(mine[0])}: ") + audits[mine[0]]["verdict"]["headline"]
+    text = ("" if len(said) == 1 else f"{data.shown(mine[0])}: ") + said[mine[0]][1]
     return title, text if len(mine) == 1 else f"In the slices of {listed([data.shown(name) for name in mine])}.", css
 
 

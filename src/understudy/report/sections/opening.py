@@ -10,7 +10,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN, paired_difference, ranks
-from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, Answer, Comparison, primary
+from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, SUSPICIOUS, Answer, Comparison, primary
 from understudy.report.conclusion import LINES, OUT, conclusion
 from understudy.report.content import Block, Content, Details, Figure, Html, Section
 from understudy.report.data import ReportData, count, number, percent
@@ -79,7 +79,8 @@ def section(content: Content) -> Section:
     data, answer = content.data, content.answer
     verdicts = make_verdicts(data, content.scored, answer, content.audits)
     strength, command = "", str(data.provenance.get("command") or "understudy run STUDY")
-    lines = conclusion(answer.headline, verdicts, command)
+    foreign = [name for name, fields in data.study.get("generators", {}).items() if "layout" in fields]
+    lines = conclusion(answer.headline, verdicts, command, foreign)
     copies_title, copies_text, copies_css = card(data, content.audits)
     if answer.baseline and answer.comparisons:
         strength = f"Evidence: {answer.evidence}. {count(answer.patients, 'test patient')},"
@@ -245,7 +246,7 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
     for name in names:
         mine = [c for c in answer.comparisons if c.setting.generator == name]
         alone, added = (next(iter(primary(mine, training)), None) for training in ("synthetic", "both"))
-        copy = _copy(audits.get(name), has_slices=name in data.synthetic or bool(mine))
+        copy = _copy(audits.get(name), data.leaks.get(name, {}), has_slices=name in data.synthetic or bool(mine))
         useful = _useful(data, name, answer, alone, added, copy.kind)
         better = _better(data, scored, answer, {"alone": alone, "added": added}, placed.get(name), len(names))
         cells = (_share(data, answer, c) for c in (alone, added))
@@ -302,6 +303,8 @@ def _useful(
         if broken:
             line += " Its only training collapsed." if of == 1 else f" {broken} of {of} trainings collapsed."
         lines.append(line)
+    numbers["doubted"] = alone is not None and not answer.weak and alone.relative.value >= SUSPICIOUS
+    lines += ["That is more than real slices reach: see the first lines of this page."] * numbers["doubted"]
     if copy == "copies_found" and kind in ("can_replace", "helps", "partly"):
         lines.append("Part of this may come from copies of the training slices.")
     if faults := data.generator_health.get(name, {}).get("faults"):
@@ -329,7 +332,15 @@ def _how_useful(answer: Answer, alone: Comparison | None, added: Comparison | No
     return "undecided", "Undecided: the interval is too wide"
 
 
-def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
+def _copy(audit: dict[str, Any] | None, leak: dict[str, Any], has_slices: bool) -> Part:
+    found = _copy_of_training(audit, has_slices)
+    if not leak.get("parts"):
+        return found
+    return Part("copies_found", "Yes: copies found", [leak["words"], *found.lines],
+                found.numbers | {"leaked": leak["counts"]})  # fmt: skip
+
+
+def _copy_of_training(audit: dict[str, Any] | None, has_slices: bool) -> Part:
     if not audit:
         line = "No search for copies was made, so nothing is known about privacy. Make it: understudy audit."
         none = Part("no_slices", "No slices", ["It has made no slices: its training or its sampling is not done."])

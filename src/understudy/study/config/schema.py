@@ -25,6 +25,7 @@ from understudy.study.config.networks import check_sizes
 from understudy.study.config.yaml import Strict, merged, parse_yaml, read_yaml, validated
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
+FORMAT = "understudy-study-1"  # of study.json, which holds the study of a folder of results
 
 
 class EvaluationConfig(Strict):
@@ -177,6 +178,8 @@ def _as_before(content: dict[str, Any]) -> dict[str, Any]:
 def load_study(source: str | Path, cohort_only: bool = False) -> Study:
     """Reads a study from a YAML file, or a preset by its name; an UnderstudyError names the line of each problem.
 
+    A folder of results has its study, too: study.json.
+
     cohort_only: a file without generators will do, as where only its patients are wanted.
     """
     source = str(source)
@@ -190,7 +193,10 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
         if not path.exists() and path.suffix not in (".yaml", ".yml"):
             fix = f"{_meant(source)}give the path of a .yaml file or one of the presets {', '.join(presets())}"
             raise UnderstudyError(f"no study file and no preset called {source!r}", where=path.absolute(), fix=fix)
-    return _from_content(*read_yaml(path), str(path), path.parent, cohort_only)
+    content, lines = read_yaml(path)
+    if content.get("format") == FORMAT:
+        content, lines = dict(content["study"]), {}
+    return _from_content(content, lines, str(path), path.parent, cohort_only)
 
 
 def parse_study(text: str, name: str) -> Study:

@@ -3,8 +3,9 @@
     python -m understudy.study.engine.cluster_step OUT JOB ATTEMPT
 
 is what the queue starts for one job. It runs the job, queues it again when it met its time limit, and records what the
-job's own process can no longer say, as that was killed. It ends with 0 if the job is done, 1 if it failed, 75 if it was
-told to stop. The job's process is in a process group of its own: a Ctrl-C reaches it once, from here.
+job's own process can no longer say, as that was killed. Its exit status is 0 if the job is done, 1 if
+it failed, 75 if it was told to stop. The job's process is in a process group of its own: a Ctrl-C reaches it once, from
+here.
 
     python -m understudy.study.engine.cluster_step snakemake PARENT SIGNAL ARGUMENTS...
 

@@ -68,8 +68,8 @@ def run_job(
         attempts, less = next_attempt(folder), read_quietly(folder / "failed.json").get("class") == "out_of_memory"
         for name in ("failed.json", ERROR_LOG):
             (folder / name).unlink(missing_ok=True)
-        write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         with Heartbeat(folder) as heart:
+            write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
             try:
                 with oom_fallback(folder / "memory.json", less) as memory, on_stop_signals(), time_limit(minutes):
                     results = stages[job.stage](context)

@@ -179,7 +179,9 @@ def state_of(folder: Path) -> State:
         return "running"
     if (folder / "failed.json").is_file():
         return "failed"
-    return "stopped" if (folder / "heartbeat.json").is_file() else "waiting"
+    if (folder / "heartbeat.json").is_file():
+        return "stopped"
+    return "damaged" if (folder / "spec.json").is_file() else "waiting"  # done.json was deleted
 
 
 @contextlib.contextmanager
@@ -235,7 +237,7 @@ def study_status(out: str | Path, verify: bool = False) -> pd.DataFrame:
         state, wrong, done = state_of(folder), "", None
         try:
             done = read_done(folder)
-            wrong = damage(folder) if verify else ""
+            wrong = "done.json is missing" if state == "damaged" else damage(folder) if verify else ""
         except Damaged as error:
             wrong = error.what
         failed = read_failed(folder) if state == "failed" else {}

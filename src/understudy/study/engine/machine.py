@@ -147,14 +147,14 @@ def stated(speed: str) -> Calibration:
     raise UnderstudyError(f"{speed!r} is no speed", where="--speed", fix=fix)
 
 
-def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
-    """Floating-point operations a second of a 3x3 convolution, forward and backward, bfloat16 where it is used."""
+def calibrate(device: str = "auto", seconds: float = 0.25, dtype: Any = None) -> float:
+    """Floating-point operations a second of a 3x3 convolution, forward and backward; in the type that is used here."""
     import torch
 
     from understudy.runtime.devices import resolve_device, resolve_precision
 
     where = resolve_device(device)
-    kind = resolve_precision("auto", where)
+    kind = dtype or resolve_precision("auto", where)
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(16, 64, 32, 32, generator=rng).to(where, kind, memory_format=torch.channels_last)
     weight = torch.randn(64, 64, 3, 3, generator=rng).to(where, kind).requires_grad_()

@@ -13,7 +13,7 @@ from understudy.io.files import read_json, write_json, writing
 from understudy.io.seals import Damaged, sealed
 from understudy.runtime.checkpoints import time_limit
 from understudy.runtime.memory import release_memory
-from understudy.study.config.schema import Study
+from understudy.study.config.schema import FORMAT, Study
 from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import failure_message
@@ -38,8 +38,6 @@ from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
 
 log = logging.getLogger(__name__)
-
-FORMAT = "understudy-study-1"
 
 
 def run_study(

@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
-from understudy.io.seals import check_sealed
+from understudy.io.seals import REPAIR, Damaged, check_sealed
 from understudy.metrics.scores import read_scores
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.config.grid import baseline
@@ -73,6 +73,8 @@ def report_again(out: str | Path) -> tuple[Path, dict[str, str]]:
     from understudy.report.overview import write_overview
 
     out, table = Path(out), study_status(out)
+    for row in table[table["state"] == "damaged"].to_dict(orient="records")[:1]:
+        raise Damaged(f"the job `{row['name']}` is damaged: {row['detail']}", where=out, fix=REPAIR)
     jobs = {job.id: job for job in saved_jobs(out)}
     above = next((job for job in jobs.values() if job.stage == "overview"), None)
     made = {}
