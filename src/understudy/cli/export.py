@@ -1,4 +1,4 @@
-"""Commands that write slices and models for other programs: export images, nnunet, dicom, huggingface, diffusers, monai"""
+"""Commands that write slices and models for other programs: export images, nnunet, dicom, huggingface, ..."""
 
 from pathlib import Path
 

@@ -18,6 +18,8 @@ from understudy.generators.diffusion.diffusers import export_diffusers, schedule
 from understudy.generators.diffusion.samplers import NoiseStreams, SamplerConfig
 from understudy.generators.folder import save_model
 from understudy.generators.networks.unet import DiffusionConfig, build
+from understudy.generators.registry import build as registry_build
+from understudy.generators.registry import model_config, network_type
 from understudy.slices import evenly_coded
 
 SMALL = {"resolution": 16, "channels": 3, "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2),
@@ -99,6 +101,18 @@ def test_what_diffusers_cannot_express_is_refused(changed: dict[str, Any], field
     assert caught.value.where == field
 
 
+@pytest.mark.parametrize("resolution", [32, 64, 128, 256])
+@pytest.mark.parametrize("recipe", ["quick", "workstation", "paper"])
+def test_recipes_map_where_attention_has_one_width(recipe: str, resolution: int) -> None:
+    config = DiffusionConfig(**{**network_type("diffusion").recipe(recipe)["model"], "channels": 5,
+                                "resolution": resolution})  # fmt: skip
+    if recipe != "quick" and resolution in (64, 128):
+        with pytest.raises(UnderstudyError, match="heads of 48 and 64 channels"):
+            unet_config(config)
+        config = config.model_copy(update={"num_head_channels": 32})
+    assert unet_config(config)["sample_size"] == resolution
+
+
 def test_other_generators_are_refused(tmp_path: Path, small_gan: Path) -> None:
     with pytest.raises(UnderstudyError, match="only diffusion models"):
         export_diffusers(small_gan, tmp_path / "out")
@@ -107,11 +121,9 @@ def test_other_generators_are_refused(tmp_path: Path, small_gan: Path) -> None:
 
 @pytest.fixture
 def small_gan(tmp_path: Path) -> Path:
-    from understudy.generators import registry
-
     size = {"channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "mapping_layers": 2}
-    config = registry.model_config({"kind": "stylegan2", "resolution": 16, "channels": 2, **size})
-    network: Any = registry.build(config, 1)
+    config = model_config({"kind": "stylegan2", "resolution": 16, "channels": 2, **size})
+    network: Any = registry_build(config, 1)
     classes = [asdict(c) for c in evenly_coded({1: "lesion"})]
     record = {"kind": "stylegan2", "model": json.loads(config.model_dump_json()), "channels": ["T1w"],
               "classes": classes, "annotation": "coded", "spacing": None, "axes": None}  # fmt: skip
