@@ -33,7 +33,9 @@ def main() -> None:
         export_dicom(made.folder, out, progress=False)
         seconds, cpu = time.monotonic() - begin, time.process_time() - used
         size = sum(path.stat().st_size for path in out.rglob("*.dcm"))
-    print(f"{n} slices of {edge} x {edge}: {seconds / n:.3f} s and {size / n / 1e6:.3f} MB a slice ({cpu / n:.3f} s CPU)")
+    print(
+        f"{n} slices of {edge} x {edge}: {seconds / n:.3f} s and {size / n / 1e6:.3f} MB a slice ({cpu / n:.3f} s CPU)"
+    )
 
 
 if __name__ == "__main__":
