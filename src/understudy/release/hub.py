@@ -22,7 +22,7 @@ from understudy.exchange.export import new_folder
 from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
 from understudy.release.content import SIGNATURE, SUMS
 from understudy.release.documents import HUGGING_FACE, stamp, usefulness
-from understudy.release.outgoing import Outgoing, Pixels, released_only
+from understudy.release.outgoing import SYNTHETIC, Outgoing, Pixels, released_only
 from understudy.runtime.progress import track
 
 ROWS = 2000  # slices a file: some 400 MB of 256 x 256 pixels with four channels
@@ -153,7 +153,7 @@ def _card(given: Outgoing, described: dict[str, Any]) -> str:
 
 {usefulness(certificate)}
 
-{f"> **{forced}**" if forced else "**Synthetic: no slice shows a patient.**"}
+{f"> **{forced}**" if forced else f"**{SYNTHETIC}**"}
 
 {described["description"]}
 
@@ -179,6 +179,7 @@ What the audit cannot say:
 
 `{PROVENANCE}/` holds the package's certificate, datasheet, audit, evidence and decision. Its root hash is
 `{given.root}`; the column `sha256` is the hash of each slice's pixels that the certificate counts.
+Contact, and how a slice is taken down: `{PROVENANCE}/DATASHEET.md`.
 
 ## Cite
 

@@ -20,6 +20,7 @@ from understudy.release.verify import verify
 from understudy.slices import SliceSet
 
 Pixels = NDArray[np.uint8]
+SYNTHETIC = "Synthetic: drawn by a generative model, not acquired from a patient."
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Outgoing:
     def statement(self) -> str:
         """What a reader has to know of each slice, wherever it is shown."""
         if self.certificate is None:
-            return f"Synthetic, shows no patient. {NOT_RELEASED}"
+            return f"{SYNTHETIC} {NOT_RELEASED}"
         said, forced = self.certificate, stamp(self.certificate)
         package = f"Released as '{said['title']}', version {said['version']}, root hash {self.root}."
-        return " ".join(x for x in ("Synthetic, shows no patient.", package, forced) if x)
+        return " ".join(x for x in (SYNTHETIC, package, forced) if x)
 
     def slices(self) -> Iterator[tuple[str, Pixels, Pixels]]:
         """Neutral id, image uint8 [C, H, W] and labels uint8 [H, W] of each slice, streamed."""
