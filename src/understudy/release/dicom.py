@@ -129,7 +129,7 @@ def _mr_image(shared: Dataset, given: Outgoing, number: int, pixels: Pixels) -> 
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 8, 7, 0
     data.WindowCenter, data.WindowWidth = 128, 256
     data.PixelData = pixels.astype("<u2").tobytes()
-    return data  # type: ignore[no-any-return]
+    return data
 
 
 def _series(given: Outgoing, what: str) -> str:
@@ -160,4 +160,4 @@ def _segmentation(image: Dataset, given: Outgoing, labels: Pixels) -> Dataset:
     )  # fmt: skip
     made.SyntheticData, made.ContentQualification = "YES", "RESEARCH"
     made.ImageComments = _text(given.statement, 10240)
-    return made  # type: ignore[no-any-return]
+    return made

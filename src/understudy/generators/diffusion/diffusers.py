@@ -17,6 +17,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, NOT_RELEASED, certificate_of, generator_in
 from understudy.exchange.export import new_folder
 from understudy.generators.networks.unet import Attention, DiffusionConfig, ResBlock, UNet
+from understudy.generators.ops.group_norm import GroupNorm
 from understudy.generators.registry import load_generator
 from understudy.io.files import atomic_path, write_json, write_text
 
@@ -102,7 +103,7 @@ def _refuse(what: str, field: str, fix: str) -> None:
 def _groups(config: DiffusionConfig) -> Iterator[int]:
     with torch.device("meta"):
         network = UNet(config)
-    yield from (module.groups for module in network.modules() if hasattr(module, "groups") and hasattr(module, "silu"))
+    yield from (module.groups for module in network.modules() if isinstance(module, GroupNorm))
 
 
 def _weights(network: UNet) -> Iterator[tuple[str, Tensor]]:
@@ -112,11 +113,13 @@ def _weights(network: UNet) -> Iterator[tuple[str, Tensor]]:
     for name in ("weight", "bias"):  # of the outputs the noise, and not how much variance DDPM puts back
         yield f"conv_out.{name}", getattr(network.out, name).detach()[: network.config.channels]
     per_level, levels = network.config.num_res_blocks, len(network.config.widths)
-    for number, stage in enumerate(network.encoder):  # each level: its stages, then the way down
+    encoder: Any = network.encoder
+    decoder: Any = network.decoder
+    for number, stage in enumerate(encoder):  # each level: its stages, then the way down
         level, place = divmod(number, per_level + 1)
         yield from _stage(stage, f"down_blocks.{level}", place, "downsamplers" if place == per_level else "")
     yield from _stage(network.middle, "mid_block", 0, "")
-    for number, stage in enumerate(network.decoder):
+    for number, stage in enumerate(decoder):
         level, place = divmod(number, per_level + 1)
         last = place == per_level and level < levels - 1
         yield from _stage(nn.ModuleList(stage[:-1] if last else stage), f"up_blocks.{level}", place, "")

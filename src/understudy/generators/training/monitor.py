@@ -66,7 +66,7 @@ class Monitor:
         self.lines = History.read(self.history.path)
         self.real = Reference.of(slices, rows, self.config.annotation)
         tensorboard = TensorBoardLogger(folder, self.config.tensorboard and self.writes, state.images)
-        self.watchers = [tensorboard, *watchers] if self.writes else []
+        self.watchers: list[Watcher] = [tensorboard, *watchers] if self.writes else []
         self._warned: list[str] = []  # faults last warned of
         self._last_line = state.seconds, state.images
 
