@@ -71,7 +71,7 @@ def test_diffusers_draws_the_same_samples(tmp_path: Path, monkeypatch: pytest.Mo
     pipeline = diffusers.DDIMPipeline.from_pretrained(out)
     pipeline.set_progress_bar_config(disable=True)
     found = pipeline(batch_size=4, num_inference_steps=10, use_clipped_model_output=True, output_type="np").images
-    ours = network.sample(4, 5, sampler=SamplerConfig(kind="ddim", steps=10))
+    ours = network.sample(4, 5, sampler=SamplerConfig(kind="ddim", steps=10), dtype=torch.float32)
     assert ours.std() > 0.1
     np.testing.assert_allclose(found, (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), rtol=0, atol=1e-4)
     t = torch.full((4,), 70)
@@ -93,6 +93,7 @@ def test_the_schedule_is_the_one_of_the_training() -> None:
         ({"channel_mult": (0.5, 1), "model_channels": 64}, "model.channel_mult"),
         ({"model_channels": 8}, "model.model_channels"),
         ({"rescale_timesteps": True}, "model.rescale_timesteps"),
+        ({"patch": 2}, "model.patch"),
     ],
 )
 def test_what_diffusers_cannot_express_is_refused(changed: dict[str, Any], field: str) -> None:

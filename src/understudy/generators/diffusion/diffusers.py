@@ -60,6 +60,8 @@ def unet_config(config: DiffusionConfig) -> dict[str, Any]:
     attending = {w for i, w in enumerate(widths) if attends[i]} | {widths[-1]}  # the middle has attention always
     heads = {config.num_head_channels or width // config.num_heads for width in attending}
     groups = set(_groups(config))
+    if config.patch > 1:
+        _refuse("patches of several pixels, which are channels of one", "patch", "train with patch: 1")
     if len(heads) > 1:
         _refuse(f"heads of {' and '.join(map(str, sorted(heads)))} channels: UNet2DModel has one width of heads for all"
                 " resolutions", "num_heads", "train with num_head_channels")  # fmt: skip
