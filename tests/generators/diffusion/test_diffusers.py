@@ -45,7 +45,7 @@ def trained(folder: Path, **changed: Any) -> tuple[Any, Path]:
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     classes = [asdict(c) for c in evenly_coded({1: "lesion"})]
     record = {"kind": "diffusion", "model": config.model_dump(mode="json"), "channels": ["T1w", "FLAIR"],
-              "classes": classes, "annotation": "coded", "spacing": None, "axes": None}  # fmt: skip
+              "classes": classes, "annotation": "coded", "training": None, "spacing": None, "axes": None}  # fmt: skip
     save_model(folder, network.generator, record)
     return network.generator.eval(), folder
 
@@ -65,7 +65,7 @@ def test_diffusers_draws_the_same_samples(tmp_path: Path, monkeypatch: pytest.Mo
     diffusers = pytest.importorskip("diffusers")
     network, folder = trained(tmp_path / "model", **VARIANTS[variant])
     out = export_diffusers(folder, tmp_path / "out")
-    noise = NoiseStreams((3, 16, 16), 5, 0, 4, torch.device("cpu")).first()
+    noise = NoiseStreams((3, 16, 16), 5, range(4), torch.device("cpu")).first()
     drawn = "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor"
     monkeypatch.setattr(drawn, lambda shape, **_: noise.reshape(shape))
     pipeline = diffusers.DDIMPipeline.from_pretrained(out)
@@ -127,7 +127,7 @@ def small_gan(tmp_path: Path) -> Path:
     network: Any = registry_build(config, 1)
     classes = [asdict(c) for c in evenly_coded({1: "lesion"})]
     record = {"kind": "stylegan2", "model": json.loads(config.model_dump_json()), "channels": ["T1w"],
-              "classes": classes, "annotation": "coded", "spacing": None, "axes": None}  # fmt: skip
+              "classes": classes, "annotation": "coded", "training": None, "spacing": None, "axes": None}  # fmt: skip
     assert isinstance(network.generator, nn.Module)
     save_model(tmp_path / "gan", network.generator, record)
     return tmp_path / "gan"
