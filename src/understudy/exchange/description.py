@@ -16,6 +16,10 @@ from understudy.slices import SliceSet, Spacing
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
+NOT_RELEASED = (  # on what leaves without a certificate
+    "NOT RELEASED: nobody has decided that this may be shared, and no gate has compared it with the patients that its"
+    " generator was trained on."
+)
 _CHECK = "check the package: understudy verify PACKAGE"
 
 

@@ -30,7 +30,7 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     For example T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204, and
     `understudy-images.json`, which says what the channels, codes and slices are.
     """
-    out, reading, cases = _new_folder(Path(out)), png_reading(slices), file_names(slices)
+    out, reading, cases = new_folder(Path(out)), png_reading(slices), file_names(slices)
     files = [f"{name}/{{}}_{name}.png" for name in (*reading["channels"].values(), reading["labels"])]
     codes = [entry.code for entry in slices.classes]
     _write(slices, np.arange(len(slices)), cases, out, files, slices.channels, codes, progress)
@@ -38,14 +38,20 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     return len(slices)
 
 
-def png_reading(slices: SliceSet) -> dict[str, Any]:
-    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+def png_names(channels: Sequence[str]) -> dict[str, str]:
+    """Channel, or `LABELS` -> what it is called in the files of `export_images`, all different."""
     names: dict[str, str] = {}
-    for channel in (LABELS, *slices.channels):
+    for channel in (LABELS, *channels):
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", AUTHORS_NAMES.get(channel, channel)).strip("._") or "channel"
         taken = {used.lower() for used in names.values()}
         again = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
         names[channel] = next(n for n in again if n.lower() not in taken)
+    return names
+
+
+def png_reading(slices: SliceSet) -> dict[str, Any]:
+    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+    names = png_names(slices.channels)
     return {
         "layout": "png",
         "pattern": "{channel}/{id}_{channel}.png",
@@ -101,7 +107,7 @@ def export_nnunet(
         parts.insert(1, (synthetic, np.arange(len(synthetic)), added, "Tr"))
     for split in splits:
         split["train"] += added
-    out = _new_folder(Path(out))
+    out = new_folder(Path(out))
     raw = out / "nnUNet_raw" / title
     for part, rows, names, kind in parts:
         files = [f"images{kind}/{{}}_{i:04d}.png" for i in range(len(slices.channels))] + [f"labels{kind}/{{}}.png"]
@@ -177,7 +183,8 @@ def _write(
             meter.advance(len(block))
 
 
-def _new_folder(out: Path) -> Path:
+def new_folder(out: Path) -> Path:
+    """Makes the folder `out`; raises if there is anything in it."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UnderstudyError("the folder is not empty", where=out, fix="use a new folder, or delete this one")
     with writing(out):
