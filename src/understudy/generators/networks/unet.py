@@ -7,11 +7,12 @@ of the group norm, attention is one fused call, and nothing is computed twice to
 
 import math
 from functools import partial
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serialize
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
@@ -51,6 +52,14 @@ class DiffusionConfig(NetworkConfig):
     learn_sigma: bool = Field(False, description="predict the variance of a step, too")
     rescale_timesteps: bool = Field(False, description="show the network time as if T were 1000")
     rescale_vlb: bool = Field(True, description="weigh the variational bound by T / 1000")
+    told_movement: bool = Field(
+        False, description="set by the training's `augment`: how an image was moved is an input"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
+        """Without the input that a plain network does not have: it keeps its identity."""
+        return {name: value for name, value in handler(self).items() if name != "told_movement" or value}
 
     @model_validator(mode="after")
     def _has_steps(self) -> Self:
@@ -226,10 +235,17 @@ class UNet(nn.Module):
         self.norm = GroupNorm(widths[0])
         outputs = config.channels * (2 if config.learn_sigma else 1)  # the noise, and the variance if it is learned
         self.out = zeroed(Conv(widths[0], outputs, 3, padding=1))
+        # last, so that the others start as those of a plain network; without bias, so that zero is no movement
+        self.movement = nn.Linear(6, 4 * base, bias=False) if config.told_movement else None
 
-    def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations."""
-        time = F.silu(self.time[1](F.silu(self.time[0](sinusoids(t, self.config.model_channels)))))
+    def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32, moved: Tensor | None = None) -> Tensor:
+        """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations; moved: [N, 6], how the images
+        were (`ada.movement`), None for not at all, as in sampling."""
+        time = self.time[1](F.silu(self.time[0](sinusoids(t, self.config.model_channels))))
+        if moved is not None:
+            assert self.movement is not None
+            time = time + self.movement(moved)
+        time = F.silu(time)
         layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
         h = self.stem(x.to(dtype, memory_format=layout))  # [N, widths[0], R, R]
         skips = [h]
