@@ -128,6 +128,7 @@ def test_the_most_useful_that_is_of_no_use_is_marked_but_not_released(tmp_path: 
     assert chosen is not None
     assert chosen.generator == "diffusion-30kimg"  # 75 % of the real Dice
     assert "understudy release" not in str(made(found).blocks[0])
+    assert "Useful? No: cannot replace" in str(made(found).blocks[0])
     assert "understudy release" not in opening.section(found).numbers["answer"]["conclusion"]["next"]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from understudy.report.conclusion import OUT, may_be_released, recommended
 from understudy.report.content import Block, Content, Figure, Section, Text
@@ -85,7 +86,7 @@ def section(content: Content) -> Section | None:
     blocks: list[Block] = [_recommendation(content, what, verdict) for what, verdict in chosen.items()]
     if len(found) > 2:
         blocks.append(
-            f"The recommended one is the best of {len(found)} by the Dice of the same test patients: on other patients"
+            f"What is recommended is the best of {len(found)} by the Dice of the same test patients: on other patients"
             " expect a little less of it."
         )
     blocks += [Figure(panels, caption), _table(content.data, found, drawn, chosen)]
@@ -114,7 +115,7 @@ def _recommendation(content: Content, what: str, verdict: Verdict | None) -> Tex
     if what == "weights":
         words += f" and whose weights do not tell (AUC {RISKS['weights'].text(_auc_of(content, verdict))})"
     if may_be_released(verdict) != "yes":
-        return Text(f"{words}. Nothing shows yet that they are of use.", "verdict cannot_tell")
+        return Text(f"{words}. Useful? {verdict.useful.title}.", "verdict cannot_tell")
     command = f"understudy release {'slices' if what == 'slices' else 'model'}"
     return Text(f"{words}. Next: {command} --study {OUT} --generator {verdict.generator} ...", "verdict no_sign")
 
@@ -169,8 +170,11 @@ def _panel(data: ReportData, found: Sequence[Point], key: str, chosen: Verdict |
                 clean = p.verdict.weights_tell is False if key == "weights" else p.verdict.copy.kind == "no_sign"
                 _mark(axes, p.risks[key], p.dice, look, 5 + 3 * place / len(own), clean, p.verdict is chosen)
         axes.set(xlabel=risk.label, ylabel="relative Dice", xlim=(low - 0.1 * room, low + 1.12 * room))
-        axes.set_ylim(top=min(axes.get_ylim()[1], MOST_DICE))
+        ends = [end for p in found for end in p.dice if math.isfinite(end)]  # the same axis in every panel
+        axes.set_ylim(min(ends) - 0.03, min(max(ends), MOST_DICE) + 0.03)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=key == "exposed"))
         if key == "slices":
             axes.xaxis.set_major_formatter(lambda value, _: percent(value, int(room < 0.05)))
         legend_below(figure, axes, 3)
