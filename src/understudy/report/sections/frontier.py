@@ -184,7 +184,7 @@ def _panel(data: ReportData, found: Sequence[Point], key: str, chosen: Verdict |
 
 def _mark(axes: Axes, x: Range, y: Range, look: Look, size: float, clean: bool, chosen: bool) -> None:
     """A point with its two intervals, a ring around it if `chosen`."""
-    thin = {"color": look.colour, "linewidth": 0.7, "alpha": 0.4, "zorder": 1}
+    thin: dict[str, Any] = {"color": look.colour, "linewidth": 0.7, "alpha": 0.4, "zorder": 1}
     axes.plot([x[0], x[0]], y[1:], **thin)
     axes.plot(x[1:], [y[0], y[0]], **thin)
     axes.plot(x[0], y[0], marker=look.marker, markersize=size, markeredgecolor=look.colour, zorder=3,

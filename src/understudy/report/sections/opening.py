@@ -255,7 +255,7 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
         copy = _copy(audits.get(name), data.leaks.get(name, {}), has_slices=name in data.synthetic or bool(mine))
         useful = _useful(data, name, answer, alone, added, copy.kind)
         better = _better(data, scored, answer, {"alone": alone, "added": added}, placed.get(name), len(names))
-        cells = (_share(data, answer, c) for c in (alone, added))
+        cells = _share(data, answer, alone), _share(data, answer, added)
         tell = _weights_tell((audits.get(name) or {}).get("membership"))
         made.append(Verdict(name, data.shown(name), useful, copy, better, *cells, tell))
     # those without a rank come last
