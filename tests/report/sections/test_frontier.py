@@ -94,7 +94,7 @@ def test_the_most_useful_without_a_sign_is_recommended_and_of_weights_one_that_d
     part = made(content(tmp_path))
     assert part.numbers["recommended"] == {"slices": "diffusion-60kimg", "weights": "diffusion-30kimg"}
     (table,) = part.every_table
-    assert list(table.frame["recommended"]) == [["weights"], ["slices"], [], []]
+    assert list(table.frame["recommended"]) == ["weights", "slices", "", ""]
     assert table.body[1][:2] == ["Diffusion", "60,000"]
     assert [p.key for p in part.every_panel] == ["frontier_slices", "frontier_weights"]
 

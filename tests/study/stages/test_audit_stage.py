@@ -8,10 +8,11 @@ import yaml
 from tiny_study import tiny_study
 
 from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, snapshot_folder
-from understudy.io.files import read_json, sha256_file
+from understudy.io.files import read_json, sha256_file, write_json
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import make_plan
+from understudy.study.engine.publish import seal_published
 from understudy.study.engine.run import run_study
 from understudy.study.released import model_of, proposed, release_inputs
 
@@ -32,4 +33,11 @@ def test_the_weights_of_a_snapshot_are_audited_and_released(tmp_path: Path) -> N
         assert model_of(found, name) == model
         assert found.audit.resolve() == jobs[f"audit {name}"]
     assert sha256_file(whole / WEIGHTS) != sha256_file(model / WEIGHTS)
+
+
+def test_a_release_without_a_name_proposes_what_the_report_recommends(tmp_path: Path) -> None:
     assert proposed(tmp_path, "slices") == "add --generator NAME"  # no report yet
+    write_json(tmp_path / "report.json", {"recommended": {"slices": "a-60kimg", "weights": None}})
+    seal_published(tmp_path)
+    assert proposed(tmp_path, "slices").startswith("add --generator a-60kimg (the report recommends it")
+    assert proposed(tmp_path, "weights") == "add --generator NAME"

@@ -42,8 +42,7 @@ class Risk(NamedTuple):
 
 
 def _excess(audit: dict[str, Any]) -> Range | None:
-    flags = audit["flags"]
-    return None if too_few_to_flag(audit) else (flags["excess"], flags["excess_low"], flags["excess_high"])
+    return None if too_few_to_flag(audit) else _range(audit["flags"], "excess", "excess_low", "excess_high")
 
 
 def _exposed(audit: dict[str, Any]) -> Range | None:
@@ -53,7 +52,12 @@ def _exposed(audit: dict[str, Any]) -> Range | None:
 
 def _auc(audit: dict[str, Any]) -> Range | None:
     found = audit.get("membership")
-    return (found["auc"], found["low"], found["high"]) if found else None
+    return _range(found, "auc", "low", "high") if found else None
+
+
+def _range(numbers: dict[str, Any], *keys: str) -> Range:
+    value, low, high = (math.nan if numbers[key] is None else float(numbers[key]) for key in keys)  # null is NaN
+    return value, low, high
 
 
 def _points(values: Range) -> str:
@@ -96,13 +100,20 @@ def section(content: Content) -> Section | None:
 
 def points(content: Content) -> list[Point]:
     """By training in the study's order, and images shown; the finished generator last."""
-    found, order = list[Point](), content.data.generators
+    found, data = list[Point](), content.data
+    order = list(dict.fromkeys(data.training_of(name)[0] for name in data.generators))
     for verdict in content.verdicts:
         dice, audit = verdict.useful.numbers.get("alone"), content.audits.get(verdict.generator, {})
         if dice and audit.get("flags") and math.isfinite(dice["relative_dice"]):
             risks = {key: values for key, risk in RISKS.items() if (values := risk.of(audit)) is not None}
-            training = content.data.training_of(verdict.generator)
-            found.append(Point(verdict, *training, (dice["relative_dice"], dice["low"], dice["high"]), risks))
+            found.append(
+                Point(
+                    verdict,
+                    *data.training_of(verdict.generator),
+                    (dice["relative_dice"], dice["low"], dice["high"]),
+                    risks,
+                )
+            )
     return sorted(found, key=lambda p: (order.index(p.run), math.isnan(p.kimg), p.kimg))
 
 
@@ -132,14 +143,14 @@ def _named(data: ReportData, verdict: Verdict) -> str:
 def _table(data: ReportData, found: Sequence[Point], drawn: list[str], chosen: dict[str, Verdict | None]) -> Table:
     rows = []
     for p in found:
-        marks = [what for what, verdict in chosen.items() if verdict is p.verdict]
+        marks = " and ".join(what for what, verdict in chosen.items() if verdict is p.verdict)
         known: dict[str, Any] = {"generator": p.verdict.generator, "training": p.run, "kimg": p.kimg}
         for key, values in {"relative_dice": p.dice, **p.risks}.items():
             known |= {key: values[0], f"{key}_low": values[1], f"{key}_high": values[2]}
         known |= {"verdict": p.verdict.copy.kind, "weights_tell": p.verdict.weights_tell, "recommended": marks}
         cells = [data.shown(p.run), "–" if math.isnan(p.kimg) else f"{p.kimg * 1000:,.0f}", p.verdict.alone]
         cells += [RISKS[key].text(p.risks[key]) if key in p.risks else "–" for key in drawn]
-        rows.append(([*cells, p.verdict.copy.brief, " and ".join(marks)], known))
+        rows.append(([*cells, p.verdict.copy.brief, marks], known))
     note = (
         f"In brackets: {INTERVAL} by patient. Relative Dice: of a network trained on these slices alone. Too near"
         " beyond chance: share of slices too near to a training slice less that expected by chance, in percentage"
