@@ -52,12 +52,12 @@ from understudy.slices import LabelClass, SliceSet
 
 Floats = NDArray[np.float64]
 STEPS: dict[Literal["dpm++", "ddim", "ancestral"], tuple[int | None, ...]] = {
-    "dpm++": (8, 12, 20, 30, 50, 80),
+    "dpm++": (8, 10, 12, 15, 20, 30, 50),
     "ddim": (10, 20, 50, 100),
     "ancestral": (50, 250, None),
 }
 SEED, SPLITS, BATCH, BINS, COMPONENTS = 7, 20, 64, 16, 16
-PAPER_STEPS, WANTED = 4000, 50  # ancestral steps of the paper; so many times fewer evaluations are asked for
+PAPER_STEPS, WANTED = 4000, 250  # ancestral steps of the paper; so many times fewer evaluations are asked for
 
 
 # --- features -------------------------------------------------------------------------------------------------------

@@ -116,6 +116,20 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("subject", 5), ("subject", 1.5), ("id", 7), ("site", True), ("split", []), ("z", "three"), ("x", 1)],
+)
+def test_a_column_of_another_type_is_named(tmp_path: Path, column: str, value: object) -> None:
+    export_images(real_set(tmp_path / "set"), tmp_path / "out", progress=False)
+    said = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
+    next(iter(said["slices"].values()))[column] = value
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(said))
+    with pytest.raises(UnderstudyError, match=column) as caught:
+        open_images(tmp_path / "out", tmp_path / "read")
+    assert caught.value.where == str(tmp_path / "out" / DESCRIPTION)
+
+
 @pytest.mark.parametrize("layout", ["png", "nnunet", "nifti", "webdataset"])
 def test_released_data_describe_themselves_and_name_no_patient(tmp_path: Path, layout: str) -> None:
     """The data folder of a package is read without its certificate; a package holds a set without patients."""

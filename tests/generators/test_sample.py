@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from small_models import small
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.networks.base import in_blocks, sampling_block
 from understudy.generators.networks.stylegan2 import Generator, StyleGan2Config
+from understudy.generators.registry import load_generator
 from understudy.generators.sample import sample_set
 from understudy.generators.training.config import StyleGan2Training
 from understudy.generators.training.loop import train
@@ -37,6 +40,40 @@ def test_samples_do_not_depend_on_the_batch(model_dir: Path, slices: SliceSet, t
     assert list(a.index["sample"]) == list(range(50))
     assert a.index["code_distance"].between(0, 64).all()
     assert a.index["id"].is_unique
+
+
+def test_blocks_fill_a_device_and_no_more() -> None:
+    cpu = torch.device("cpu")
+    found = {r: [sampling_block(r, dtype, cpu) for dtype in (torch.float32, torch.bfloat16)] for r in (16, 32, 64, 512)}
+    assert found == {16: [128, 256], 32: [32, 64], 64: [8, 16], 512: [1, 1]}
+
+
+@pytest.mark.parametrize(("start", "count", "largest"), [(0, 5, 64), (13, 300, 64), (70, 1, 64), (3, 20, 1), (0, 0, 8)])
+def test_a_sample_has_the_same_neighbours_whatever_is_asked_for(start: int, count: int, largest: int) -> None:
+    found = in_blocks(lambda numbers: torch.tensor([[n, numbers.start, len(numbers)] for n in numbers]), start, count,
+                      largest)  # fmt: skip
+    assert found.tolist() == [
+        [n, *next((f, size) for f, size in BLOCKS[largest] if f <= n < f + size)] for n in range(start, start + count)
+    ]
+
+
+BLOCKS = {  # first sample and size
+    1: [(n, 1) for n in range(40)],
+    8: [],
+    64: [(0, 8), (8, 8), (16, 16), (32, 32), *((first, 64) for first in range(64, 512, 64))],
+}
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_samples_have_the_precision_of_the_training(
+    asked: Any, dtype: torch.dtype, slices: SliceSet, small_model: StyleGan2Config, tmp_path: Path
+) -> None:
+    config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False, precision=asked)
+    folder = train(slices, None, small_model, config, tmp_path / "gan", "cpu", progress=False)
+    network, _ = load_generator(folder)
+    assert torch.equal(network.sample(3, 0), network.sample(3, 0, dtype=dtype))
+    other = torch.bfloat16 if dtype == torch.float32 else torch.float32
+    assert not torch.equal(network.sample(3, 0), network.sample(3, 0, dtype=other))
 
 
 def test_a_longer_set_begins_with_the_shorter_one(model_dir: Path, tmp_path: Path) -> None:

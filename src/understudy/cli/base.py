@@ -135,7 +135,9 @@ app = Commands(
     "Start with `understudy run quickstart`.",
 )
 
-StudyArgument = Argument(..., metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper.")
+StudyArgument = Argument(
+    ..., metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, quickstart-five, workstation, paper."
+)
 ResultsArgument = Argument(..., help="Folder of a study's results.")
 OutOption = Option(None, "--out", "-o", help="Folder of the results [default: understudy-<study>].")
 DeviceOption = Option("auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")

@@ -288,7 +288,7 @@ def report(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) ->
 
 
 @base.app.command()
-def preset(name: str = Argument("quickstart", help="quickstart, workstation or paper.")) -> None:
+def preset(name: str = Argument("quickstart", help="quickstart, quickstart-five, workstation or paper.")) -> None:
     """Print a built-in study, to start a study file from."""
     from understudy.study.config.schema import preset_text
 

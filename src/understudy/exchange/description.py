@@ -16,7 +16,6 @@ from understudy.slices import SliceSet, Spacing
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
-_COLUMNS = ("id", "subject", "site", "z", "split")  # of the index that are kept for each slice
 _CHECK = "check the package: understudy verify PACKAGE"
 
 
@@ -36,6 +35,16 @@ class DescribedClass(Settings):
     value: int
 
 
+class DescribedSlice(Settings):
+    """What is known of a slice: columns of a set's index."""
+
+    id: str | None = None
+    subject: str | None = None
+    site: str | None = None
+    z: int | float | None = None
+    split: str | None = None
+
+
 class Description(Settings):
     """The content of `understudy-images.json`; layout, pattern and labels are those of `FolderSpec`."""
 
@@ -48,8 +57,7 @@ class Description(Settings):
     resolution: int
     spacing: Spacing | None = None  # mm, as in `SliceSet`
     axes: tuple[str, str] | None = None
-    # slice as the files call it -> its id, patient, site, z and split, where they are known
-    slices: dict[str, dict[str, str | int | float | None]] = Field({})
+    slices: dict[str, DescribedSlice] = Field({})  # as the files call them
 
     @property
     def codes(self) -> dict[str, float]:
@@ -78,7 +86,7 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
     which row of the set a name of the files is; None: say nothing about single slices.
     """
     codes = {slices.classes[0].name: 0, **reading["codes"]}
-    index = slices.index[[name for name in _COLUMNS if name in slices.index]]
+    index = slices.index[[name for name in DescribedSlice.model_fields if name in slices.index]]
     records = index.astype(object).where(index.notna(), None).to_dict(orient="records")
     rows = {case: records[row] for case, row in (cases or {}).items()}
     said = Description(
@@ -86,9 +94,10 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
         channels=[DescribedChannel(name=c, files=reading["channels"][c]) for c in slices.channels],
         labels=reading["labels"], classes=[DescribedClass(**asdict(c), value=codes[c.name]) for c in slices.classes],
         resolution=slices.resolution, spacing=slices.spacing, axes=slices.axes,
-        slices={case: row for case, row in rows.items() if row != {"id": case}},
+        slices={case: DescribedSlice.model_validate(row) for case, row in rows.items() if row != {"id": case}},
     )  # fmt: skip
-    write_json(out / DESCRIPTION, said.model_dump(mode="json"))
+    known = {case: row.model_dump(mode="json", exclude_unset=True) for case, row in said.slices.items()}
+    write_json(out / DESCRIPTION, {**said.model_dump(mode="json", exclude={"slices"}), "slices": known})
 
 
 def description_of(root: Path) -> Description | None:

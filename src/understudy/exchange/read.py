@@ -141,7 +141,8 @@ def read_folder(
     placed = said if said is not None and said.resolution == geometry.resolution else None  # else of other pixels
     where = (placed.spacing, placed.axes) if placed else (None, None)
     writer = SliceWriter(out, source.channels, annotation.classes, geometry.resolution, *where, identity)
-    done, slices, rows_said = 0, islice(source.slices(), count), said.slices if said else {}
+    done, slices = 0, islice(source.slices(), count)
+    rows_said = {name: row.model_dump(exclude_unset=True) for name, row in (said.slices if said else {}).items()}
     with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", show=progress) as meter:
         while block := list(islice(slices, SHARD)):
             images, labels, distances = _decoded(block, first, geometry, annotation)

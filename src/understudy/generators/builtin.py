@@ -77,6 +77,7 @@ class NetworkType(GeneratorType):
         with reading(path, MODEL):
             network = getattr(built(self.build, self.config(**config["model"]), tensors.values(), path), part)
             network.load_state_dict(tensors)
+        network.precision = (config["training"] or {}).get("precision", "auto")  # see `sampling_precision`
         return network.requires_grad_(False).eval()
 
     def weights(self, folder: Path, config: dict[str, Any]) -> dict[str, str]:

@@ -68,9 +68,12 @@ def sample_set(
     classes, resolution = classes_of(config), config["model"]["resolution"]
     options = {"sampler": sampler} if sampler else {}
     writer = SliceWriter(out, config["channels"], classes, resolution, config["spacing"], config["axes"], identity)
+    batch, first = batch * len(members), writer.done  # whole blocks of each
     with StopRequest() as stop, track(count, "sampling", "slices", writer.done, progress) as meter:
-        for first in range(writer.done, count, batch):
-            joint, rows = _sample_block(members, range(first, min(first + batch, count)), seed, psi, options)
+        while first < count:
+            numbers = range(first, min(first // batch * batch + batch, count))
+            first = numbers.stop
+            joint, rows = _sample_block(members, numbers, seed, psi, options)
             images, labels, distances = decode(joint, classes, config["annotation"])
             for row, distance in zip(rows, distances, strict=True):
                 row["code_distance"] = float(distance)

@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from understudy.cohort.config import described_classes
 from understudy.cohort.layouts import Cohort, brats_classes, find_patients
-from understudy.cohort.phantom.write import patient_id
+from understudy.cohort.phantom.write import PhantomConfig, patient_id
 from understudy.cohort.splits import split_patients
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
@@ -70,6 +71,11 @@ def find_cohort(study: Study, name: str = "") -> Cohort | None:
         raise UnderstudyError(f"cohort {name}: {error.what}", where=error.where, fix=fix) from error
 
 
+def phantom_classes(phantom: PhantomConfig) -> tuple[LabelClass, ...]:
+    """Classes of phantoms as a study finds them, background first: they are written in this layout."""
+    return described_classes(phantom.labels) if phantom.labels else brats_classes("brats2018")
+
+
 def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
     """The facts of a study with one cohort, found by `find_cohort`; the seed is used where the file gives none."""
     if cohort is None:
@@ -77,7 +83,7 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
         assert phantom is not None
         names = phantom.site_names()
         sites = {patient_id(phantom, n): names[n % len(names)] for n in range(phantom.patients)}
-        channels, classes, shape = 4, brats_classes("brats2018"), phantom.shape  # the layout of phantoms
+        channels, classes, shape = 4, phantom_classes(phantom), phantom.shape
     else:
         sites = {patient.id: patient.site for patient in cohort.patients if patient.id == patient.subject}
         channels, classes = len(cohort.channels), cohort.classes

@@ -23,8 +23,8 @@ from understudy.study.config.cohorts import name_of
 _GPU = ["# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."]
 _NO_GPU = [
     "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them; `generators:",
-    "# {progan: null, stylegan1: null}` leaves some out, `segmenters: {swin: null}` likewise. For results",
-    "# that mean something, remove `preset` and train longer, an hour or more for each generator on two cores:",
+    "# {stylegan2: null}` leaves one out. For results that mean something, remove `preset` and train longer, an hour",
+    "# or more for each generator on two cores:",
     "# generators:",
     "#   diffusion: {recipe: quick, samples: 2000}",
     "#   stylegan2: {recipe: quick, samples: 2000}",

@@ -130,6 +130,25 @@ def test_names_of_2023(tmp_path):
     assert set(np.unique(seg)) == {0, 1, 2, 3}
 
 
+def test_easy_tumours_are_of_one_class_and_large(tmp_path):
+    easy = PhantomConfig(patients=2, shape=(40, 40, 26), seed=5, tumours="easy")
+    patient = draw_patient(easy, 0)
+    assert set(np.unique(patient.labels)) == {0, 1}
+    row = patient.facts["row"]
+    assert row["tumour_ml"] == pytest.approx(row["necrosis_ml"] + row["oedema_ml"] + row["enhancing_ml"], abs=0.01)
+    assert row["tumour_ml"] == pytest.approx((patient.labels > 0).sum() * 6 * 6 * 155 / 26 / 1000, rel=1e-3)
+    cores = [[draw_lesions(Streams(5, n), True, False, large)[0].radius for n in range(60)] for large in (False, True)]
+    assert min(cores[0]) < 12 < 16 <= min(cores[1])
+    assert np.mean(cores[1]) > 1.2 * np.mean(cores[0])
+    write_phantoms(easy, tmp_path / "easy", progress=False)
+    assert json.loads((tmp_path / "easy" / "dataset.json").read_text())["labels"] == {"tumour": 1}
+
+
+def test_phantoms_of_before_keep_their_description():
+    assert "tumours" not in SMALL.model_dump()
+    assert PhantomConfig(tumours="easy").model_dump()["tumours"] == "easy"
+
+
 def test_refuses_a_folder_of_others(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.docx").write_text("mine")

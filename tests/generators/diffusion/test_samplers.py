@@ -91,7 +91,7 @@ def test_error_falls_with_the_order_of_the_solver(walk: Callable, order: int, la
     assert np.all(np.abs(ratios / 2**order - 1) < 0.25), ratios
 
 
-@pytest.mark.parametrize(("spacing", "steps"), [("logsnr", 20), ("quadratic", 20), ("even", 60)])
+@pytest.mark.parametrize(("spacing", "steps"), [("edm", 12), ("logsnr", 20), ("quadratic", 20), ("even", 60)])
 def test_dpm_solver_reaches_the_data_in_few_steps(spacing: str, steps: int) -> None:
     full = GaussianProcess(noise_schedule("linear", 4000))
     config = SamplerConfig(kind="dpm++", steps=steps, spacing=spacing, clip="none")  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_sample_does_not_depend_on_how_it_is_asked_for(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ancestral", "ddim", "dpm++"])
-@pytest.mark.parametrize("spacing", [None, "even", "quadratic", "logsnr", "stride"])
+@pytest.mark.parametrize("spacing", [None, "even", "quadratic", "logsnr", "edm", "stride"])
 def test_evaluations_are_what_is_said(kind: str, spacing: str | None) -> None:
     full = GaussianProcess(noise_schedule("linear", 1000))
     config = SamplerConfig(kind=kind, steps=25, spacing=spacing)  # type: ignore[arg-type]
@@ -176,6 +176,21 @@ def test_log_snr_spacing_is_even_in_lambda() -> None:
     assert (steps[0], steps[-1]) == (0, 3999)
     level = np.log(np.sqrt(full.alpha_bar / (1 - full.alpha_bar)))[steps]
     assert np.allclose(np.diff(level), (level[-1] - level[0]) / 9, atol=0.15)
+
+
+def test_edm_spacing_is_that_of_karras_after_the_first_step() -> None:
+    full = GaussianProcess(noise_schedule("linear", 4000))
+    steps = select_steps(full, SamplerConfig(steps=9))  # the default of DPM-Solver++
+    assert steps[-1] == 3999
+    sigma = np.sqrt(1 / full.alpha_bar - 1)[steps]
+    wanted = (8 ** (1 / 7) + np.arange(8) / 7 * (0.03 ** (1 / 7) - 8 ** (1 / 7))) ** 7  # eq. 5, rho = 7
+    assert np.allclose(sigma[-2::-1], wanted, rtol=0.01)
+
+
+def test_edm_spacing_of_a_process_with_less_noise() -> None:
+    full = GaussianProcess(noise_schedule("cosine", 10))
+    assert select_steps(full, SamplerConfig(steps=5))[-1] == 9
+    assert len(sample(exact(full), full, SamplerConfig(steps=5), (1, 4, 4), 2, seed=0)) == 2
 
 
 def test_too_many_steps_are_refused() -> None:

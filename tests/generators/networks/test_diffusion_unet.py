@@ -55,6 +55,7 @@ def small(seed: int = 0, **options: Any) -> UNet:
             "dropout": 0.5,
             "attention_resolutions": (8,),
         },
+        {"resolution": 64, "channels": 3, "patch": 4, "learn_sigma": True},
         {"channels": 5, "channel_mult": (1, 1, 1, 2), "split_heads_first": False, "rescale_timesteps": True},
     ],
 )
@@ -134,6 +135,19 @@ def test_no_sample_depends_on_its_neighbours() -> None:
     assert torch.allclose(network(x, t), alone, atol=1e-5)
 
 
+def test_a_patch_of_pixels_is_the_channels_of_one() -> None:
+    patched = small(resolution=32, channels=3, patch=2, channel_mult=(1, 2, 2))
+    plain = small(resolution=16, channels=12, channel_mult=(1, 2, 2))
+    plain.load_state_dict(patched.state_dict())
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([3.0, 700.0])
+
+    def as_channels(image: torch.Tensor) -> torch.Tensor:
+        parts = [image[:, c, i::2, j::2] for c in range(3) for i in (0, 1) for j in (0, 1)]
+        return torch.stack(parts, dim=1)
+
+    assert torch.equal(as_channels(patched(x, t)), plain(as_channels(x), t))
+
+
 def test_orders_of_the_projection_are_a_permutation_of_rows() -> None:
     first = Attention(24, DiffusionConfig(num_heads=4))
     second = Attention(24, DiffusionConfig(num_heads=4, split_heads_first=False))
@@ -185,15 +199,28 @@ def test_samples_are_the_same_however_asked_for() -> None:
     assert network.training  # as it was left
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_samples_of_large_blocks_are_the_same_however_asked_for(dtype: torch.dtype, patch: int) -> None:
+    network = small(resolution=32, channels=2, channel_mult=(1, 2), attention_resolutions=(), steps=50, patch=patch)
+    sampler = SamplerConfig(steps=2)
+    every = network.sample(200, 4, sampler=sampler, dtype=dtype)  # blocks of 8, 8, 16, 32, 64, 64, 64 in bfloat16
+    asked = ((0, 3), (3, 10), (13, 60), (73, 119), (192, 8))
+    parts = [network.sample(count, 4, start, sampler=sampler, dtype=dtype) for start, count in asked[:4]]
+    assert torch.equal(torch.cat(parts), every[:192])
+    assert torch.equal(network.sample(8, 4, 192, sampler=sampler, dtype=dtype), every[192:])
+    assert len({image.sum().item() for image in every}) == 200
+
+
 def test_default_sampler_and_truncation() -> None:
-    network = small(channels=1, steps=25)
+    network = small(channels=1, steps=10, noise_schedule="cosine")
     network.config.process()
     with pytest.raises(UnderstudyError, match="no truncation"):
         network.sample(1, 0, psi=0.7)
-    # The usual 50 are more than this model has.
-    assert torch.equal(network.sample(1, 0), network.sample(1, 0, sampler=SamplerConfig(steps=25)))
-    with pytest.raises(UnderstudyError, match="50 sampling steps"):
-        network.sample(1, 0, sampler=SamplerConfig(steps=50))
+    # The usual 15 are more than this model has.
+    assert torch.equal(network.sample(1, 0), network.sample(1, 0, sampler=SamplerConfig(steps=10)))
+    with pytest.raises(UnderstudyError, match="15 sampling steps"):
+        network.sample(1, 0, sampler=SamplerConfig(steps=15))
     assert network.sample(1, 0, sampler=SamplerConfig(steps=2)).shape == (1, 1, 16, 16)
 
 

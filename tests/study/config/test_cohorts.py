@@ -37,6 +37,7 @@ def test_studies_with_one_cohort_keep_the_ids_that_they_had_before_there_were_se
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stage, number in {
+        "sample": 1,
         "segmenter": 2,
         "audit": 1,
         "quality": 1,

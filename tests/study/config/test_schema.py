@@ -70,7 +70,7 @@ def test_a_study_survives_being_written_and_read(
 
 
 def test_every_preset_is_a_valid_study() -> None:
-    assert presets() == ["paper", "quickstart", "workstation"]
+    assert presets() == ["paper", "quickstart", "quickstart-five", "workstation"]
     for name in presets():
         study = Study.model_validate(preset(name))
         assert study.name == name
@@ -359,8 +359,10 @@ def test_a_file_that_only_says_where_patients_are(tmp_path: Path) -> None:
 
 
 def test_a_network_of_the_preset_is_dropped_with_the_rules_about_it(tmp_path: Path) -> None:
-    assert any(rule.segmenter == "swin" for rule in load_study("quickstart").exclude)
-    (tmp_path / "study.yaml").write_text("preset: quickstart\nsegmenters: {swin: null}\ngenerators: {progan: null}\n")
+    assert any(rule.segmenter == "swin" for rule in load_study("quickstart-five").exclude)
+    (tmp_path / "study.yaml").write_text(
+        "preset: quickstart-five\nsegmenters: {swin: null}\ngenerators: {progan: null}\n"
+    )
     study = load_study(tmp_path / "study.yaml")
     assert list(study.segmenters) == ["unet"]
     assert "progan" not in study.generators

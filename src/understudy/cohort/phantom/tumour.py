@@ -43,13 +43,14 @@ def _place(rng: np.random.Generator, near: Sequence[float] | None, radius: float
     return float(point[0]), float(point[1]), float(point[2])
 
 
-def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool) -> list[Lesion]:
-    """The tumour foci of one patient; satellites are smaller."""
+def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool, large: bool = False) -> list[Lesion]:
+    """The tumour foci of one patient; satellites are smaller. large: none of them small."""
     rng = streams.rng("lesions")
     lesions: list[Lesion] = []
+    median, spread, least = (24.0, 0.2, 16) if large else (18.0, 0.32, 8)  # radius, mm
     solid = rng.uniform(0.75, 1.3)
     for k in range(1 + (int(rng.integers(1, 3)) if multifocal else 0)):
-        radius = float(np.clip(rng.lognormal(np.log(18.0), 0.32), 8, 30))
+        radius = float(np.clip(rng.lognormal(np.log(median), spread), least, 30))
         if k:
             radius = float(np.clip(lesions[0].radius * rng.uniform(0.4, 0.75), 6, 16))
         axes = np.exp(np.clip(rng.normal(0, 0.16, 3), -0.3, 0.3))
@@ -58,7 +59,7 @@ def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool) -> list[Le
             centre=_place(rng, lesions[0].centre if k else None, radius), radius=radius,
             axes=(float(axes[0]), float(axes[1]), float(axes[2])), turn=float(rng.uniform(0, np.pi)),
             rim=float(np.clip(solid * (2.3 + 0.13 * radius), 2.8, 7.0)) if enhancing else 0.0,
-            oedema=float(np.clip(rng.lognormal(np.log(21.0), 0.4) * (0.6 if k else 1), 5, 42)),
+            oedema=float(np.clip(rng.lognormal(np.log(21.0), 0.4) * (0.6 if k else 1), 12 if large else 5, 42)),
             mass=float(rng.uniform(0.15, 0.55)),
         )  # fmt: skip
         lesions.append(lesion)

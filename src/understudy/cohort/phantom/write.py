@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import nibabel as nib
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from understudy import __version__
 from understudy.cohort.phantom.head import FIELD_OF_VIEW, Anatomy, Grid, HeadShape, Streams, build_anatomy, smooth_noise
@@ -80,11 +80,25 @@ class PhantomConfig(Settings, frozen=True):
     )
     without_enhancement: float = Field(0.18, ge=0, le=1, description="part of the patients with no enhancing rim")
     multifocal: float = Field(0.15, ge=0, le=1, description="part of the patients with two or three foci")
+    tumours: Literal["brats", "easy"] = Field(
+        "brats",
+        description="brats: three classes, any size; easy: one class, larger and of clear contrast, for a first look",
+    )
 
     @property
     def drawn_by(self) -> int:
         """The seed, also where none was given."""
         return 1 if self.seed is None else self.seed
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Value in the files -> class, where they are not those of BraTS."""
+        return {1: "tumour"} if self.tumours == "easy" else {}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`tumours` came later and is left out at its default: older studies keep the ids of their jobs."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("tumours", "brats")}
 
     def site_names(self) -> list[str]:
         """The sites' names in turn."""
@@ -170,7 +184,7 @@ class Phantom:
 
     # channel (t1, t1gd, t2, flair) -> float32 [x, y, z], 0 outside the brain and above 0 inside
     images: dict[str, np.ndarray]
-    labels: np.ndarray  # uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing
+    labels: np.ndarray  # uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing; easy: all 1
     tissues: dict[str, np.ndarray]  # tissue -> part of the voxel, float32 [x, y, z]
     affine: np.ndarray  # voxel indices -> mm, LPS as in BraTS
     facts: dict[str, Any]
@@ -194,7 +208,8 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     enhancing = enhances >= config.without_enhancement
     names = config.site_names()
     site = Site.draw(names[number % len(names)], number % len(names))
-    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, foci < config.multifocal)
+    easy = config.tumours == "easy"
+    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, foci < config.multifocal, easy)
     anatomy = build_anatomy(grid, streams, head, mass_effect(lesions))
     labels = add_tumours(grid, streams, anatomy, lesions)
     images = render(grid, streams, anatomy, site, enhancing)
@@ -221,7 +236,8 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     facts = {"row": row, "scanner": asdict(site), "lesions": [lesion.facts() for lesion in lesions]}
     shown = {channel: whole(values) for channel, values in images.items()}
     tissues = {tissue: whole(part) for tissue, part in anatomy.tissues.items()}
-    return Phantom(shown, whole(labels), tissues, affine, facts)
+    drawn = (labels > 0).astype(np.uint8) if easy else labels
+    return Phantom(shown, whole(drawn), tissues, affine, facts)
 
 
 def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> None:
@@ -268,13 +284,19 @@ def _claim(config: PhantomConfig, out: Path) -> None:
             raise UnderstudyError(what, where=path, fix="choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise UnderstudyError("the folder is not empty", where=out, fix="choose an empty folder for the phantoms")
-    enhancing = 4 if config.naming == "brats2018" else 3
+    labels = {name: value for value, name in config.labels.items()}
+    if not labels:
+        labels = {
+            "necrotic or non-enhancing core": 1,
+            "oedema": 2,
+            "enhancing": 4 if config.naming == "brats2018" else 3,
+        }
     description = {
         "Name": "Understudy phantom cohort", "DatasetType": "raw",
         "Description": "Drawn by rule: no patient, no animal, no scanner. Not for any clinical conclusion.",
         "License": "CC0-1.0", "software": f"understudy {__version__}",
         "channels": {channel: suffix[1:] for channel, suffix in zip(CHANNELS, _SUFFIXES[config.naming], strict=False)},
-        "labels": {"necrotic or non-enhancing core": 1, "oedema": 2, "enhancing": enhancing},
+        "labels": labels,
         "patients": config.patients, "phantom": identity,
     }  # fmt: skip
     write_json(path, description)
@@ -310,7 +332,7 @@ skull-stripped MR of brain tumours in the layout of BraTS, so that a study can b
 data. Draw no clinical conclusion from them.
 
 - One folder per patient: T1w, T1w with gadolinium, T2w, FLAIR (float32, arbitrary units, 0 outside the brain), `seg`.
-- Labels: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing tumour (3 in the naming of 2023).
+- Labels: as `dataset.json` says.
 - `participants.tsv`: site, volumes (ml), whether the tumour enhances, number of foci, age-related hyperintensities.
 - `<patient>.json`: the scanner and the lesions as drawn. `dataset.json`: the configuration, to draw the cohort again.
 """

@@ -15,22 +15,24 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import GaussianProcess, Network
+from understudy.generators.networks.base import in_blocks, sampling_block
 from understudy.io.settings import Settings
 from understudy.runtime.devices import resolve_device
-from understudy.runtime.memory import in_parts
 
-SAMPLING_BLOCK = 8  # samples computed together on a CPU, aligned; see `sampling_block`
+# Of the spacing "edm": rho, and the last and the first sigma. From pure noise one step leads to the first, since all
+# that is seen above it is the mean image; the last is four grey values of noise.
+RHO, NOISE = 7, (0.03, 8.0)
 
 
 class SamplerConfig(Settings, frozen=True):
     """How to sample: by default in few steps. `SamplerConfig(kind="ancestral", steps=None)` is the paper's."""
 
     kind: Literal["ancestral", "ddim", "dpm++"] = Field("dpm++", description="the sampler")
-    steps: int | None = Field(50, ge=2, description="evaluations of the network per sample, at most; None: all steps")
-    spacing: Literal["even", "stride", "quadratic", "logsnr"] | None = Field(
+    steps: int | None = Field(15, ge=2, description="evaluations of the network per sample, at most; None: all steps")
+    spacing: Literal["even", "stride", "quadratic", "logsnr", "edm"] | None = Field(
         None,
-        description="which steps: even in time (ends included), stride (0, k, 2k, ...), quadratic in time, or even in"
-        " log SNR; None: even for ancestral, stride for ddim, quadratic for dpm++",
+        description="which steps: even in time (ends included), stride (0, k, 2k, ...), quadratic in time, even in"
+        " log SNR, or edm: even in the 7th root of the noise; None: even for ancestral, stride for ddim, edm for dpm++",
     )
     eta: float = Field(0.0, ge=0, le=1, description="DDIM: 0 no noise, 1 as much as ancestral sampling")
     clip: Literal["none", "clamp", "dynamic"] = Field(
@@ -85,20 +87,25 @@ def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
 
 
 def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
-    """The steps of the process that are taken, increasing; "quadratic" and "logsnr" leave out those that coincide. An
-    UnderstudyError for more steps than there are, or a stride that cannot give this number."""
+    """The steps of the process that are taken, increasing; all spacings but "even" and "stride" leave out those that
+    coincide. An UnderstudyError for more steps than there are, or a stride that cannot give this number."""
     total = len(process)
     count = config.steps or total
-    spacing = config.spacing or {"ancestral": "even", "ddim": "stride", "dpm++": "quadratic"}[config.kind]
+    spacing = config.spacing or {"ancestral": "even", "ddim": "stride", "dpm++": "edm"}[config.kind]
     if spacing == "even" or count >= total:
         return evenly_spaced(total, count)
     if spacing == "stride":
         return strided(total, count)
+    level = half_log_snr(process.alpha_bar)
     if spacing == "quadratic":
         wanted = np.linspace(0, math.sqrt(total - 1), count) ** 2
-    else:
-        level = half_log_snr(process.alpha_bar)
+    elif spacing == "logsnr":
         wanted = np.interp(np.linspace(level[-1], level[0], count), level[::-1], np.arange(total)[::-1])
+    else:  # the rest in sigma = exp(-lambda), the noise beside a signal of one
+        sigma = np.exp(-level)
+        last, first = np.clip(sigma[[0, -1]], *NOISE) ** (1 / RHO)
+        between = np.linspace(last, first, count - 1) ** RHO  # Karras et al. 2022 (arXiv 2206.00364), eq. 5
+        wanted = np.append(np.interp(between, sigma, np.arange(total)), total - 1)
     return [int(step) for step in np.unique(np.rint(wanted))]
 
 
@@ -192,13 +199,13 @@ _SAMPLERS = {"ancestral": ancestral_steps, "ddim": ddim_steps, "dpm++": dpm_solv
 
 
 class NoiseStreams:
-    """One stream of noise for each of the samples start ... start + count - 1 of a seed."""
+    """One stream of noise for each of these samples of a seed."""
 
     # The first image comes from NumPy and is the same on every device; what the steps add is drawn on the device.
 
-    def __init__(self, shape: tuple[int, ...], seed: int, start: int, count: int, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, ...], seed: int, numbers: range, device: torch.device) -> None:
         self.shape, self.device = shape, device
-        self.keys = [[seed, index] for index in range(start, start + count)]
+        self.keys = [[seed, number] for number in numbers]
         self.generators = [
             torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             for key in self.keys
@@ -214,34 +221,24 @@ class NoiseStreams:
         return torch.stack([torch.randn(self.shape, generator=g, device=self.device) for g in self.generators])
 
 
-def sampling_block(shape: tuple[int, ...], device: torch.device) -> int:
-    """Samples computed together: few on a CPU, on a GPU as many as keep it busy."""
-    if device.type == "cpu":
-        return SAMPLING_BLOCK
-    return max(SAMPLING_BLOCK, min(64, 2**20 // (shape[-1] * shape[-2])))
-
-
 @torch.no_grad()
 def sample(
     network: Network, process: GaussianProcess, config: SamplerConfig, shape: tuple[int, ...], count: int, seed: int,
-    start: int = 0, device: torch.device | str = "cpu",
+    start: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Samples start ... start + count - 1 of a seed, float32 [count, *shape] on the CPU; shape: (C, H, W).
 
     Sample i of a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its
-    own, keyed by (seed, i), and it is always computed with the same neighbours. An UnderstudyError for steps that the
-    process cannot give.
+    own, keyed by (seed, i), and it is always computed with the same neighbours. dtype: of the network's activations,
+    by which it is told how many samples are computed together. An UnderstudyError for steps that the process cannot
+    give.
     """
     device = resolve_device(device)
-    kept, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
-    images: list[Tensor] = []
+    kept = process.kept(select_steps(process, config))
 
-    def sampled(rows: slice) -> Tensor:
-        streams = NoiseStreams(shape, seed, first + rows.start, rows.stop - rows.start, device)
+    def draw(numbers: range) -> Tensor:
+        streams = NoiseStreams(shape, seed, numbers, device)
         *_, final = _SAMPLERS[config.kind](network, kept, streams.first(), config, streams.next)
         return final.float().cpu()
 
-    for first in range(start // size * size, start + count, size):  # noqa: B007 - `sampled` uses it
-        images += in_parts(sampled, size, "sampling")
-    offset = start % size  # the first block may begin earlier
-    return torch.cat(images)[offset : offset + count] if images else torch.empty(0, *shape)
+    return in_blocks(draw, start, count, sampling_block(shape[-1], dtype, device)).reshape(count, *shape)

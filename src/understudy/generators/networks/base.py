@@ -11,9 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from understudy.io.settings import Settings
+from understudy.runtime.devices import resolve_precision
 from understudy.runtime.memory import in_parts
 
-SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
+SMALLEST_BLOCK = 8  # samples computed together, unless even they are more than a device is filled by
 
 Network = TypeVar("Network", bound=nn.Module)
 Config = TypeVar("Config")
@@ -49,6 +50,35 @@ class NetworkConfig(Settings, frozen=True):
         return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
 
 
+def sampling_precision(generator: nn.Module, device: torch.device) -> torch.dtype:
+    """Type of the activations when sampling: as the generator was trained (`load` says how), else the device's own."""
+    return resolve_precision(getattr(generator, "precision", "auto"), device)
+
+
+def sampling_block(resolution: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Samples that fill a device when computed together, a power of two up to 256."""
+    if device.type == "cuda":  # 16 images of 256 x 256 pixels for every 16 GB of its memory
+        pixels = torch.cuda.get_device_properties(device).total_memory // 2**14
+    else:  # so many that a map of all of them stays in the cache of a core
+        pixels = 2**17 // dtype.itemsize
+    return int(2 ** int(math.log2(min(256, max(1, pixels // resolution**2)))))
+
+
+def in_blocks(draw: Callable[[range], Tensor], start: int, count: int, largest: int) -> Tensor:
+    """Samples start ... start + count - 1 as [count, ...], drawn in blocks that depend on their numbers alone.
+
+    Matrix products round differently by batch size, so a sample needs the same neighbours whatever is asked for.
+    Blocks grow up to `largest`, a power of two: 0 to 7, 8 to 15, 16 to 31, ..., so that few samples take little time.
+    """
+    parts, block = [], range(min(largest, SMALLEST_BLOCK))
+    while block.start < start + count:
+        if start < block.stop:
+            images = torch.cat(in_parts(lambda rows, block=block: draw(block[rows]), len(block), "sampling"))  # type: ignore[misc]
+            parts.append(images[max(0, start - block.start) : start + count - block.start])
+        block = range(block.stop, block.stop + min(largest, max(SMALLEST_BLOCK, block.stop)))
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
 class LatentGenerator(nn.Module):
     """A network from latents z [N, latent_size] and a truncation psi to joint images [N, C, R, R] in [-1, 1].
 
@@ -57,6 +87,8 @@ class LatentGenerator(nn.Module):
     [N, C, A, A] at the active resolution A of the level (0: full resolution, as always in models that do not grow).
     dtype: of the factors of the products. track: move running means.
     """
+
+    config: Any
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
@@ -71,19 +103,23 @@ class LatentGenerator(nn.Module):
         return {"z": torch.randn(count, self.latent_size, generator=rng, device=rng.device)}
 
     @torch.no_grad()
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
+    def sample(
+        self, count: int, seed: int, start: int = 0, psi: float = 1.0, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU; stored noise, if any.
 
         Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
-        and it is always computed with the same neighbours (matrix products round differently by batch size).
+        and it is always computed with the same neighbours (see `in_blocks`). dtype: None for `sampling_precision`.
         """
-        device, size = next(self.parameters()).device, SAMPLING_BLOCK
-        images = []
-        for block in range(start // size, math.ceil((start + count) / size)):
-            z = self.latents(seed, block * size, size)
-            images += in_parts(lambda rows, z=z: self(z[rows].to(device), psi).cpu(), size, "sampling")  # type: ignore[misc]
-        offset = start % size  # the first block may begin earlier
-        return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
+        device, resolution = next(self.parameters()).device, self.config.resolution
+        dtype = sampling_precision(self, device) if dtype is None else dtype
+
+        def draw(numbers: range) -> Tensor:
+            z = self.latents(seed, numbers.start, len(numbers))
+            images: Tensor = self(z.to(device), psi, dtype=dtype)
+            return images.float().cpu()
+
+        return in_blocks(draw, start, count, sampling_block(resolution, dtype, device))
 
     def latents(self, seed: int, start: int, count: int) -> Tensor:
         """z [count, latent_size] ~ N(0, 1) of the samples start ... start + count - 1 of a seed."""

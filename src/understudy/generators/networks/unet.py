@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import GaussianProcess, NoiseSchedule, Prediction, noise_schedule
 from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler, sample
-from understudy.generators.networks.base import NetworkConfig, fresh
+from understudy.generators.networks.base import NetworkConfig, fresh, sampling_precision
 from understudy.generators.ops.group_norm import GroupNorm
 from understudy.io.settings import Count, Depth, Positive, Width
 
@@ -50,16 +50,14 @@ class DiffusionConfig(NetworkConfig):
     noise_schedule: NoiseSchedule = Field("linear", description="how the noise grows over the steps")
     prediction: Prediction = Field("noise", description="the noise, or the velocity (better in short trainings)")
     learn_sigma: bool = Field(False, description="predict the variance of a step, too")
+    patch: Literal[1, 2, 4] = Field(
+        1, description="patch x patch pixels are the channels of one, so that the network works at a lower resolution"
+    )
     rescale_timesteps: bool = Field(False, description="show the network time as if T were 1000")
     rescale_vlb: bool = Field(True, description="weigh the variational bound by T / 1000")
     told_movement: bool = Field(
         False, description="set by the training's `augment`: how an image was moved is an input"
     )
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
-        """Without the input that a plain network does not have: it keeps its identity."""
-        return {name: value for name, value in handler(self).items() if name != "told_movement" or value}
 
     @model_validator(mode="after")
     def _has_steps(self) -> Self:
@@ -67,17 +65,27 @@ class DiffusionConfig(NetworkConfig):
             raise ValueError(f"the linear schedule needs more than 20 steps, not {self.steps}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Serialize) -> dict[str, Any]:
+        """What came later is left out at its default: older studies keep the ids of their jobs."""
+        later = (("patch", 1), ("told_movement", False))
+        return {name: value for name, value in handler(self).items() if (name, value) not in later}
+
     def check_size(self) -> None:
-        if not self.widths or self.resolution >> (len(self.widths) - 1) < 2 or min(self.widths) < 1:
+        if not self.widths or self.inner >> (len(self.widths) - 1) < 2 or min(self.widths) < 1:
             raise ValueError(f"channel_mult {self.channel_mult} does not suit resolution {self.resolution}")
         for level, width in enumerate(self.widths):
-            attends = self.resolution >> level in self.attention_resolutions or width == self.widths[-1]
+            attends = self.inner >> level in self.attention_resolutions or width == self.widths[-1]
             if attends and width % (self.num_head_channels or self.num_heads):
                 raise ValueError(f"attention: {width} channels cannot be divided into the heads")
 
     @property
-    def widths(self) -> list[int]:  # channels at resolution, resolution / 2, ...
-        mult = _WIDTHS[self.resolution] if self.channel_mult is None else self.channel_mult
+    def inner(self) -> int:  # the resolution at which the network begins
+        return self.resolution // self.patch
+
+    @property
+    def widths(self) -> list[int]:  # channels at inner, inner / 2, ...
+        mult = _WIDTHS[max(16, self.inner)] if self.channel_mult is None else self.channel_mult
         return [int(m * self.model_channels) for m in mult]
 
     def process(self) -> GaussianProcess:
@@ -204,11 +212,11 @@ class UNet(nn.Module):
         self.config = config
         base, widths = config.model_channels, config.widths
         self.time = nn.ModuleList([nn.Linear(base, 4 * base), nn.Linear(4 * base, 4 * base)])
-        self.stem = Conv(config.channels, widths[0], 3, padding=1)
+        self.stem = Conv(config.channels * config.patch**2, widths[0], 3, padding=1)
 
         def stage(inputs: int, outputs: int, level: int) -> Stage:
             block = ResBlock(inputs, outputs, config)
-            attends = config.resolution >> level in config.attention_resolutions
+            attends = config.inner >> level in config.attention_resolutions
             return Stage([block, Attention(outputs, config)] if attends else [block])
 
         def resampler(width: int, way: Literal["up", "down"]) -> nn.Module:
@@ -234,7 +242,7 @@ class UNet(nn.Module):
                 below = width
         self.norm = GroupNorm(widths[0])
         outputs = config.channels * (2 if config.learn_sigma else 1)  # the noise, and the variance if it is learned
-        self.out = zeroed(Conv(widths[0], outputs, 3, padding=1))
+        self.out = zeroed(Conv(widths[0], outputs * config.patch**2, 3, padding=1))
         # last, so that the others start as those of a plain network; without bias, so that zero is no movement
         self.movement = nn.Linear(6, 4 * base, bias=False) if config.told_movement else None
 
@@ -247,22 +255,23 @@ class UNet(nn.Module):
             time = time + self.movement(moved)
         time = F.silu(time)
         layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
-        h = self.stem(x.to(dtype, memory_format=layout))  # [N, widths[0], R, R]
+        x = F.pixel_unshuffle(x, self.config.patch)  # [N, C P^2, R / P, R / P], P: the patch
+        h = self.stem(x.to(dtype, memory_format=layout))  # [N, widths[0], R / P, R / P]
         skips = [h]
         for stage in self.encoder:
             h = stage(h, time)
             skips.append(h)
-        h = self.middle(h, time)  # [N, widths[-1], R / 2^levels, ...]
+        h = self.middle(h, time)  # [N, widths[-1], R / P / 2^levels, ...]
         for stage in self.decoder:
             h = stage(torch.cat([h, skips.pop()], dim=1), time)  # the channels of the way down beside its own
-        return self.out(self.norm(h)).float()  # [N, C or 2 C, R, R]
+        return F.pixel_shuffle(self.out(self.norm(h)).float(), self.config.patch)  # [N, C or 2 C, R, R]
 
     @torch.no_grad()
     def sample(
         self, count: int, seed: int, start: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:  # fmt: skip
-        """See `samplers.sample`; sampler: None for `default_sampler`. dtype: of the activations.
+        """See `samplers.sample`; sampler: None for `default_sampler`. dtype: None for `sampling_precision`.
 
         Raises:
             UnderstudyError: psi is not 1, or the model does not have these steps.
@@ -273,9 +282,10 @@ class UNet(nn.Module):
         shape = (config.channels, config.resolution, config.resolution)
         process, device = config.process(), self.out.weight.device
         sampler = default_sampler(config.steps) if sampler is None else sampler
+        dtype = sampling_precision(self, device) if dtype is None else dtype
         self.eval()  # no dropout
         try:
-            return sample(lambda x, t: self(x, t, dtype), process, sampler, shape, count, seed, start, device)
+            return sample(lambda x, t: self(x, t, dtype), process, sampler, shape, count, seed, start, device, dtype)
         finally:
             self.train(training)
 

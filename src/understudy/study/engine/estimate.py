@@ -20,6 +20,7 @@ import torch
 from understudy.generators.builtin import GeneratorCost, count_operations
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.joint import annotation_channels
+from understudy.generators.networks.base import sampling_block
 from understudy.generators.registry import KINDS, network_type, plugin_type
 from understudy.generators.registry import model_config as generator_config
 from understudy.io.files import read_json, sha256_json, write_json
@@ -35,7 +36,7 @@ COUNTING = 1  # raise it when a network changes what it computes under the same 
 COSTS = Path(__file__).with_name("costs.json")
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
 # in processor time (StyleGAN 2 0.95, U-Net 1.25 without and about 0.9 with augmentation, its prediction 1.3).
-REACHED = {"generator": 0.95, "sample": 0.5, "segmenter": 0.9, "evaluate": 1.0}
+REACHED = {"generator": 0.95, "sample": 1.0, "segmenter": 0.9, "evaluate": 1.0}
 # Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
 # network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many
 # seconds a step more than its operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
@@ -203,7 +204,8 @@ class Estimate:
         config = self.generator_config(trained)
         sampler = None if spec["sampler"] is None else SamplerConfig.model_validate(spec["sampler"])
         operations = spec["count"] * network_type(config.kind).sampling_operations(config, sampler, generator_cost)
-        per_step = 48 * generator_cost(config).forward  # of which a sampler makes many
+        block = sampling_block(self.resolution, torch.bfloat16, torch.device("cpu"))
+        per_step = block * generator_cost(config).forward  # of which a sampler makes many
         return operations / reached(self.machine, "sample", config.kind, per_step), disk
 
     def audit(self) -> tuple[float, float]:

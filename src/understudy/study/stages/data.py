@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from understudy.cohort.checks import first_headers
 from understudy.cohort.config import CohortConfig, as_before_auto
-from understudy.cohort.layouts import Cohort, brats_classes
+from understudy.cohort.layouts import Cohort
 from understudy.cohort.slicing import Frame, SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_json
@@ -21,7 +21,7 @@ from understudy.slices import SliceSet, SliceWriter
 from understudy.study.config.cohorts import SPLIT_FILES
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of
-from understudy.study.facts import find_cohort, fingerprint
+from understudy.study.facts import find_cohort, fingerprint, phantom_classes
 from understudy.volumes import VolumeSet
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) ->
             phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom")})
         jobs.append(job_of("phantom", "phantom", phantom.model_dump(mode="json"), []))
         inputs.append(("phantom", jobs[-1].id))
-        described, classes = CohortConfig(), brats_classes("brats2018")  # the layout in which phantoms are written
+        described, classes = CohortConfig(classes=phantom.labels), phantom_classes(phantom)
     else:
         cohort = cohort or find_cohort(study)
         assert study.cohort is not None
