@@ -51,6 +51,14 @@ def may_be_released(verdict: Verdict) -> str:
     return "doubted" if useful.numbers.get("doubted") else "yes"
 
 
+def recommended(verdicts: list[Verdict], weights: bool = False) -> Verdict | None:
+    """The most useful generator whose slices may be shared, or else whose audit shows no sign of copies; None: there is
+    none. `weights`: of those whose weights do not tell who was trained on."""
+    clean = [v for v in verdicts if may_be_released(v) in ("yes", "useless") and v.useful.kind != "unanswered"]
+    clean = [v for v in clean if not weights or v.weights_tell is False]
+    return max([v for v in clean if may_be_released(v) == "yes"] or clean, key=lambda v: v.dice, default=None)
+
+
 def conclusion(headline: str, verdicts: list[Verdict], command: str, foreign: Collection[str] = ()) -> dict[str, str]:
     """The four lines by the keys of `LINES`.
 
@@ -71,7 +79,7 @@ def conclusion(headline: str, verdicts: list[Verdict], command: str, foreign: Co
         "useful": headline,
         "copies": _grouped(copies, several) or "There are no synthetic slices.",
         "release": _grouped(said, several) or "There is nothing to release.",
-        "next": _next(release, command, foreign),
+        "next": _next(verdicts, release, command, foreign),
     }
 
 
@@ -90,13 +98,13 @@ def _copies_in(copy: Part) -> str:
     return _COPIES[copy.kind] + (f": {', '.join(said)}" if said and copy.kind == "copies_found" else "")
 
 
-def _next(release: dict[str, list[Verdict]], command: str, foreign: Collection[str]) -> str:
+def _next(verdicts: list[Verdict], release: dict[str, list[Verdict]], command: str, foreign: Collection[str]) -> str:
     """The command that comes next."""
     best = {kind: group[0].generator for kind, group in release.items()}
-    if name := best.get("yes"):
+    if "yes" in best and (of := recommended(verdicts)):
         return (
-            f"understudy release slices --study {OUT} --generator {name} --about forms/about.yaml --decision"
-            f" forms/decision.yaml --out {name}-release (the forms: understudy release template forms)"
+            f"understudy release slices --study {OUT} --generator {of.generator} --about forms/about.yaml --decision"
+            f" forms/decision.yaml --out {of.generator}-release (the forms: understudy release template forms)"
         )
     if name := best.get("copies_found"):
         folders = f"{OUT}/synthetic/{name} --audit {OUT}/audits/{name} --training {OUT}/real"

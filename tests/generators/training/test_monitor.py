@@ -33,6 +33,9 @@ def test_kept_weights_are_those_of_a_training_that_ends_there(slices: SliceSet, 
     kept = snapshot_folder(made, 0.012)  # both go on to 0.016, the next whole step
     ours, theirs = (load_file(folder / "generator.safetensors") for folder in (kept, ended))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (load_file(folder / "discriminator.safetensors") for folder in (kept, ended))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # for the audit of its weights
+    ours = load_file(kept / "generator.safetensors")
     last = load_file(made / "generator.safetensors")
     assert not all(torch.equal(ours[name], last[name]) for name in last)
 

@@ -85,7 +85,7 @@ class Monitor:
         state, config = self.state, self.config
         for kimg in config.keep_weights_kimg:
             if self.writes and before < kimg * 1000 <= state.images:
-                save_model(snapshot_folder(self.folder, kimg), state.ema, self.record())
+                self.keep(snapshot_folder(self.folder, kimg))
 
         def due(every_kimg: float) -> bool:
             every = max(1, round(every_kimg * 1000))
@@ -135,7 +135,7 @@ class Monitor:
     def finish(self) -> None:
         """Writes the result and deletes the checkpoints."""
         if self.writes:
-            save_model(self.folder, self.state.ema, self.record(), getattr(self.state, "discriminator", None))
+            self.keep(self.folder)
             self.checkpoints.clear()
         self.state.processes.barrier()
 
@@ -143,6 +143,10 @@ class Monitor:
         """Tells the watchers that it is over."""
         for watcher in self.watchers:
             watcher.end()
+
+    def keep(self, folder: Path) -> None:
+        """Writes the model as it is now; of a GAN with its discriminator, by which its weights are audited."""
+        save_model(folder, self.state.ema, self.record(), getattr(self.state, "discriminator", None))
 
     def record(self) -> dict[str, Any]:
         """The run's config.json."""
