@@ -45,7 +45,7 @@ class DescribedSlice(Settings):
     id: str | None = None
     subject: str | None = None
     site: str | None = None
-    z: int | float | None = None
+    z: int | float | None = Field(None, ge=-1e9, le=1e9)
     split: str | None = None
 
 

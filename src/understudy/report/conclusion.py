@@ -59,6 +59,11 @@ def recommended(verdicts: list[Verdict], weights: bool = False) -> Verdict | Non
     return max([v for v in clean if may_be_released(v) == "yes"] or clean, key=lambda v: v.dice, default=None)
 
 
+def best_to_share(verdicts: list[Verdict]) -> dict[str, Verdict | None]:
+    """The recommended one, by its `slices` and by its `weights`."""
+    return {what: recommended(verdicts, weights=what == "weights") for what in ("slices", "weights")}
+
+
 def conclusion(headline: str, verdicts: list[Verdict], command: str, foreign: Collection[str] = ()) -> dict[str, str]:
     """The four lines by the keys of `LINES`.
 

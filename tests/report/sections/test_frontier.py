@@ -91,8 +91,12 @@ def test_points_are_lines_of_snapshots_by_images_shown(tmp_path: Path) -> None:
 
 
 def test_the_most_useful_without_a_sign_is_recommended_and_of_weights_one_that_does_not_tell(tmp_path: Path) -> None:
-    part = made(content(tmp_path))
-    assert part.numbers["recommended"] == {"slices": "diffusion-60kimg", "weights": "diffusion-30kimg"}
+    found = content(tmp_path)
+    part = made(found)
+    assert opening.section(found).numbers["recommended"] == {
+        "slices": "diffusion-60kimg",
+        "weights": "diffusion-30kimg",
+    }
     (table,) = part.every_table
     assert list(table.frame["recommended"]) == ["weights", "slices", "", ""]
     assert table.body[1][:2] == ["Diffusion", "60,000"]
@@ -118,7 +122,7 @@ def test_none_is_recommended_where_every_audit_shows_a_sign(tmp_path: Path) -> N
     kinds = dict(zip(AUDITS, ("copies_found", "cannot_tell", "cannot_tell", "copies_found"), strict=True))
     found = content(tmp_path, {name: audit(kind, 0.1, 0.5) for name, kind in kinds.items()})
     assert recommended(found.verdicts) is None
-    assert made(found).numbers["recommended"] == {"slices": None, "weights": None}
+    assert opening.section(found).numbers["recommended"] == {"slices": None, "weights": None}
 
 
 def test_the_most_useful_that_is_of_no_use_is_marked_but_not_released(tmp_path: Path) -> None:

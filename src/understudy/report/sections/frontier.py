@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from understudy.report.conclusion import OUT, may_be_released, recommended
+from understudy.report.conclusion import OUT, best_to_share, may_be_released
 from understudy.report.content import Block, Content, Figure, Section, Text
 from understudy.report.data import ReportData, between, number, percent
 from understudy.report.plots.style import INK, Look, Panel, legend_below, looks, one_plot, panel_of
@@ -78,7 +78,7 @@ def section(content: Content) -> Section | None:
     found = points(content)
     if len(found) < 2 or content.answer.weak:
         return None
-    chosen = {what: recommended(content.verdicts, weights=what == "weights") for what in ("slices", "weights")}
+    chosen = best_to_share(content.verdicts)
     drawn = [key for key in RISKS if any(key in p.risks for p in found)]
     panels = [_panel(content.data, found, key, chosen["weights" if key == "weights" else "slices"]) for key in drawn]
     caption = (
@@ -94,8 +94,7 @@ def section(content: Content) -> Section | None:
             " expect a little less of it."
         )
     blocks += [Figure(panels, caption), _table(content.data, found, drawn, chosen)]
-    names = {what: verdict and verdict.generator for what, verdict in chosen.items()}
-    return Section("frontier", "Useful, and no copies?", "Frontier", blocks, {"recommended": names})
+    return Section("frontier", "Useful, and no copies?", "Frontier", blocks)
 
 
 def points(content: Content) -> list[Point]:

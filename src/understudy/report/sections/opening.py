@@ -11,7 +11,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN, paired_difference, ranks
 from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, SUSPICIOUS, Answer, Comparison, primary
-from understudy.report.conclusion import LINES, OUT, conclusion
+from understudy.report.conclusion import LINES, OUT, best_to_share, conclusion
 from understudy.report.content import Block, Content, Details, Figure, Html, Section
 from understudy.report.data import ReportData, count, number, percent
 from understudy.report.plots.style import INK, Panel, one_plot, panel_of
@@ -115,6 +115,7 @@ def section(content: Content) -> Section:
             "conclusion": lines, "baseline": answer.baseline.setting.id if answer.baseline else None,
             "margin": data.margin, "comparisons": [_as_numbers(c) for c in answer.comparisons],
         },
+        "recommended": {what: best and best.generator for what, best in best_to_share(verdicts).items()},
         "settings": [vars(s) for s in data.settings],
         "collapsed": [{"setting": s, "repeat": r} for s, r in sorted(data.collapsed)],
         "mean_name": MEAN, "summary": content.summary.frame,
