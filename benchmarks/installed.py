@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (  # they read templates, recipes and presets, which a wheel may lack
-    ["--version"], ["recipe", "quick"], ["plan", "quickstart"], ["release", "template", "forms"],
+    ["--version"], ["recipe", "quick"], ["plan", "quickstart"], ["doctor"], ["release", "template", "forms"],
     ["phantom", "patients", "--patients", "2", "--shape", "32", "32", "16", "--quiet"], ["init", "patients"],
 )  # fmt: skip
 

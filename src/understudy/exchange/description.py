@@ -33,10 +33,10 @@ class DescribedChannel(Settings):
 class DescribedClass(Settings):
     """A class, and its value in the images of the annotation."""
 
-    name: str
-    source: int
-    code: int
-    value: int
+    name: str = Field(min_length=1)
+    source: int = Field(ge=-(2**31), le=2**31)
+    code: int = Field(ge=0, le=255, strict=True)
+    value: int = Field(ge=0, le=2**16, strict=True)
 
 
 class DescribedSlice(Settings):
@@ -58,7 +58,7 @@ class Description(Settings):
     channels: list[DescribedChannel]
     labels: str
     classes: list[DescribedClass]  # background first
-    resolution: int
+    resolution: int = Field(ge=1, le=2**16, strict=True)
     spacing: Spacing | None = None  # mm, as in `SliceSet`
     axes: tuple[str, str] | None = None
     slices: dict[str, DescribedSlice] = Field({})  # as the files call them

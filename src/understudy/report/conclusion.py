@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -117,13 +119,20 @@ def _next(verdicts: list[Verdict], release: dict[str, list[Verdict]], command: s
     if name := best.get("not_audited"):
         folders = f"--training {OUT}/real --synthetic {OUT}/synthetic/{name}"
         return f"understudy audit {folders} --out {name}-audit"
-    kind, name = next(((k, best[k]) for k in _AFTER if k in best), ("useless", best.get("useless", "")))
+    if not best:
+        return f"{command} (no generator has made slices: see what failed)"
+    kind, name = next((k, best[k]) for k in _AFTER if k in best)
     if name in foreign:  # `evaluate` has no study file
         command = f"understudy run {OUT}/study.json --out {OUT}"
     return f"{command} (after {_AFTER[kind]})"
 
 
+def placed(words: str, folder: str) -> str:
+    """With a folder for OUT, as a word or the beginning of a path."""
+    return re.sub(rf"(?<![\w./-]){OUT}(?=[/\s]|$)", lambda _: folder, words)
+
+
 def in_terminal(lines: dict[str, str], folder: str) -> str:
     """The four lines for a terminal; `folder`: of the results."""
     width = max(map(len, LINES.values()))
-    return "\n".join(f"{name:{width}}  {lines[key].replace(OUT, folder)}" for key, name in LINES.items())
+    return "\n".join(f"{name:{width}}  {placed(lines[key], shlex.quote(folder))}" for key, name in LINES.items())

@@ -14,7 +14,7 @@ from understudy.io.settings import Settings
 from understudy.runtime.devices import resolve_precision
 from understudy.runtime.memory import in_parts
 
-SMALLEST_BLOCK = 8  # samples computed together, unless even they are more than a device is filled by
+SMALLEST_BLOCK = 8  # samples computed together; fewer only if a smaller block already fills the device
 
 Network = TypeVar("Network", bound=nn.Module)
 Config = TypeVar("Config")

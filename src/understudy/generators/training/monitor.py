@@ -78,7 +78,7 @@ class Monitor:
     def save(self) -> None:
         """Writes a checkpoint."""
         if self.writes:
-            self.checkpoints.save(self.state.state_dict(), self.state.steps)
+            self.checkpoints.save(self.state.state_dict(), self.state.steps, self.history.text)
 
     def after_step(self, before: int) -> dict[str, Any]:
         """Keeps, pictures and notes what is due after a step that began at `before` images; gives noted losses."""

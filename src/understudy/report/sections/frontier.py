@@ -121,7 +121,7 @@ def _recommendation(content: Content, what: str, verdict: Verdict | None) -> Tex
         told = "" if what == "slices" else ", whose weights were tested and do not tell who was trained on"
         return Text(f"To share {what}: no generator without a sign of copies{told}.", "verdict cannot_tell")
     words = f"To share {what}: {_named(content.data, verdict)}. Its slices alone: {verdict.alone} of the real slices'"
-    words += " Dice, the most of those without a sign of copies"
+    words += " Dice, the most of those that may be shared"
     if what == "weights":
         words += f" and whose weights do not tell (AUC {RISKS['weights'].text(_auc_of(content, verdict))})"
     if may_be_released(verdict) != "yes":
