@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 import understudy.release.hub as hub
 from understudy.cli import app
 from understudy.errors import UnderstudyError
-from understudy.release.content import content_root, read_back, slice_hash
+from understudy.io.files import sha256_file
+from understudy.release.content import SUMS, content_root, read_back, slice_hash
 from understudy.release.hub import export_huggingface
 from understudy.release.package import Released
 from understudy.release.words import Words, secrets_of
@@ -135,3 +136,25 @@ def test_only_an_intact_package_of_slices_goes_to_a_hub(exportable: Exportable, 
     shown = CliRunner().invoke(app, ["export", "huggingface", str(tmp_path / "changed"), str(tmp_path / "out")])
     assert "not intact" in str(shown.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_package_that_was_rewritten_with_its_hashes_is_known_by_its_root(
+    exportable: Exportable, tmp_path: Path
+) -> None:
+    root, changed = exportable[0].root, tmp_path / "changed"
+    assert export_huggingface(exportable[0].path, tmp_path / "good", False, root=root).publisher_known
+    shutil.copytree(exportable[0].path, changed)
+    (changed / "DATASHEET.md").write_text("another")
+    sums = changed / SUMS
+    lines = sums.read_text().splitlines()
+    mine = next(i for i, line in enumerate(lines) if line.endswith("DATASHEET.md"))
+    lines[mine] = lines[mine].replace(lines[mine].split()[0], sha256_file(changed / "DATASHEET.md"))
+    sums.write_text("\n".join(lines) + "\n")
+    for command, out in (("huggingface", tmp_path / "hub"), ("dicom", tmp_path / "dicom")):
+        words = ["export", command, str(changed), str(out)]
+        refused = CliRunner().invoke(app, [*words, "--root", root])
+        assert isinstance(refused.exception, UnderstudyError)
+        assert "another package" in refused.exception.what
+        assert not out.exists()
+    said = CliRunner().invoke(app, ["export", "huggingface", str(changed), str(tmp_path / "hub"), "--json"])
+    assert json.loads(said.stdout)["publisher_known"] is False

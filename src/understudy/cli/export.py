@@ -6,6 +6,9 @@ from typer import Argument, Option
 
 from understudy.cli import base
 
+RootOption = Option(None, help="Of a package: root hash that its publisher made known.")
+KeyOption = Option(None, help="Of a package: public key of SSH that its publisher made known.")
+UNKNOWN = "who made the package, only --root or --key can tell"
 export = base.Commands(help="Write slices, packages and models for other programs.")
 base.app.add_typer(export, name="export")
 
@@ -62,28 +65,36 @@ def export_to_nnunet(
 def export_to_dicom(
     source: Path = Argument(..., help="Released package, or slice set of `understudy sample` (marked NOT RELEASED)."),
     out: Path = Argument(..., help="New folder."),
+    root: str | None = RootOption,
+    key: Path | None = KeyOption,
     quiet: bool = base.QuietOption,
 ) -> base.Said:
     """Write MR images marked as synthetic, and the annotation as DICOM SEG: a study for each slice."""
     from understudy.release.dicom import export_dicom
 
-    given = export_dicom(source, out, progress=not quiet)
+    given = export_dicom(source, out, not quiet, root, key)
     words = f"{given.data['slices']:,} slices written to {out}, a DICOM study each\n{given.statement}"
-    return base.Said(words, {"out": str(out), "slices": given.data["slices"], "released": given.released})
+    words += f"\nnote: {UNKNOWN}" if given.released and not given.publisher_known else ""
+    record = {"slices": given.data["slices"], "released": given.released, "publisher_known": given.publisher_known}
+    return base.Said(words, {"out": str(out), **record})
 
 
 @export.command("huggingface")
 def export_to_huggingface(
     package: Path = Argument(..., help="Released package of slices."),
     out: Path = Argument(..., help="New folder."),
+    root: str | None = RootOption,
+    key: Path | None = KeyOption,
     quiet: bool = base.QuietOption,
 ) -> base.Said:
     """Write a data set of the Hugging Face hub: Parquet with pictures, data card, Croissant. Nothing is uploaded."""
     from understudy.release.hub import export_huggingface
 
-    count = export_huggingface(package, out, progress=not quiet).data["slices"]
+    given = export_huggingface(package, out, not quiet, root, key)
+    count, known = given.data["slices"], given.publisher_known
     words = f"{count:,} slices written to {out}; read README.md there, then push the folder yourself"
-    return base.Said(words, {"out": str(out), "slices": count})
+    words += "" if known else f"\nnote: {UNKNOWN}; what is pushed to a hub cannot be called back"
+    return base.Said(words, {"out": str(out), "slices": count, "publisher_known": known})
 
 
 @export.command("diffusers")

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json, reading, sha256_file, write_json
 from understudy.io.foreign import DESCRIPTIONS
 from understudy.io.settings import Settings
-from understudy.slices import SliceSet, Spacing
+from understudy.slices import SliceAxes, SliceSet, Spacing
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
@@ -60,8 +60,17 @@ class Description(Settings):
     classes: list[DescribedClass]  # background first
     resolution: int = Field(ge=1, le=2**16, strict=True)
     spacing: Spacing | None = None  # mm, as in `SliceSet`
-    axes: tuple[str, str] | None = None
+    axes: SliceAxes | None = None
     slices: dict[str, DescribedSlice] = Field({})  # as the files call them
+
+    @model_validator(mode="after")
+    def _all_different(self) -> Self:
+        ids = [slice_.id for slice_ in self.slices.values() if slice_.id is not None]
+        for what, names in (("channels", [c.name for c in self.channels]), ("classes", [c.name for c in self.classes]),
+                            ("ids of slices", ids)):  # fmt: skip
+            if len(set(names)) < len(names) or "" in names:
+                raise ValueError(f"two {what} have the same name, or one has none")
+        return self
 
     @property
     def codes(self) -> dict[str, float]:

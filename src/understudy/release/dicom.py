@@ -16,7 +16,6 @@ import numpy as np
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.export import new_folder
-from understudy.io.files import writing
 from understudy.release.outgoing import Outgoing, Pixels, outgoing
 from understudy.runtime.progress import track
 
@@ -29,23 +28,25 @@ _TOWARDS = {  # direction of an axis of a slice in DICOM's patient system, whose
 }  # fmt: skip
 
 
-def export_dicom(source: str | Path, out: str | Path, progress: bool = True) -> Outgoing:
+def export_dicom(
+    source: str | Path, out: str | Path, progress: bool = True, root: str | None = None, key: Path | None = None
+) -> Outgoing:
     """Writes `out/<id>/<CHANNEL>.dcm` and `out/<id>/SEG.dcm` for each slice of a package, or of samples of a generator.
 
     Grey values are those of the slices, 0 to 255 in 16 bits, as MR Image Storage wants it. What was not released says
-    so in the name of each series and in each image.
+    so in the name of each series and in each image. `root`, `key`: of a package, as for `verify`.
 
     Raises:
         UnderstudyError: `source` is neither intact nor synthetic, its slices have no pixel size or no directions, `out`
             is not empty, pydicom and highdicom are not installed, disk full.
     """
     _installed()
-    given = outgoing(source)
+    given = outgoing(source, root, key)
     if given.data["spacing"] is None or given.data["axes"] is None:
         fix = "use slices of a generator that was trained on volumes with a geometry"
         raise UnderstudyError("the slices have no pixel size or no directions, which DICOM needs", source, fix)
-    folder, names = new_folder(Path(out)), _file_names([*given.data["channels"]])
-    with track(given.data["slices"], "writing", "slices", show=progress) as meter, writing(folder):
+    names = _file_names([*given.data["channels"]])
+    with new_folder(out) as folder, track(given.data["slices"], "writing", "slices", show=progress) as meter:
         for name, image, labels in given.slices():
             (folder / name).mkdir()
             shared = _shared(given, name)

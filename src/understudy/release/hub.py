@@ -19,7 +19,7 @@ from PIL import Image
 
 from understudy.exchange.description import CERTIFICATE
 from understudy.exchange.export import new_folder
-from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
+from understudy.io.files import read_json, sha256_file, write_json, write_text
 from understudy.release.content import SIGNATURE, SUMS
 from understudy.release.documents import HUGGING_FACE, stamp, usefulness
 from understudy.release.outgoing import SYNTHETIC, Outgoing, Pixels, released_only
@@ -32,21 +32,24 @@ _COPIED = (CERTIFICATE, SUMS, SIGNATURE, "DATASHEET.md", "decision.json", "evide
 _PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def export_huggingface(package: str | Path, out: str | Path, progress: bool = True) -> Outgoing:
+def export_huggingface(
+    package: str | Path, out: str | Path, progress: bool = True, root: str | None = None, key: Path | None = None
+) -> Outgoing:
     """Writes a folder that `datasets.load_dataset` reads and that can be pushed to the hub as it is.
 
     `data/train-*.parquet` has a row a slice: `id`, `image.<channel>` and `annotation` (grey values of the classes, as
     the card says) as PNG, then the columns of the package's manifest. The hash of each slice is among them, so that the
-    pictures can be compared with the certificate. There is one split, since none is recommended.
+    pictures can be compared with the certificate. There is one split, since none is recommended. `root`, `key`: as for
+    `verify`.
 
     Raises:
         UnderstudyError: `package` is no intact package of slices, `out` is not empty, disk full.
     """
-    given, folder = released_only(package), new_folder(Path(out))
+    given = released_only(package, root, key)
     said, table = given.data, pq.read_table(given.path / "manifest.parquet")  # which `verify` has read
     rows = {row["id"]: row for row in table.to_pylist()}
     count, names, made = -(-said["slices"] // ROWS), dict[str, str](), list[dict[str, Any]]()
-    with track(said["slices"], "writing", "slices", show=progress) as meter, writing(folder):
+    with new_folder(out) as folder, track(said["slices"], "writing", "slices", show=progress) as meter:
         (folder / "data").mkdir()
         for name, image, labels in given.slices():
             made.append({**rows[name], **_pictures(given, image, labels)})

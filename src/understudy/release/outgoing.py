@@ -31,12 +31,14 @@ class Outgoing:
         data: channels, classes, resolution, spacing, axes and slices, as in a certificate.
         certificate: of the package; None for slices that were not released.
         root: the package's root hash; of slices that were not released the hash of their content.
+        publisher_known: the package was compared with what its publisher made known: a root hash or a key.
     """
 
     path: Path
     data: dict[str, Any]
     certificate: dict[str, Any] | None
     root: str
+    publisher_known: bool = False
 
     @property
     def released(self) -> bool:
@@ -60,24 +62,30 @@ class Outgoing:
             yield from zip(map(neutral_id, rows.tolist()), images, labels, strict=True)
 
 
-def released_only(folder: str | Path) -> Outgoing:
-    """The slices of a package whose files and slices were all found intact; raises for anything else."""
+def released_only(folder: str | Path, root: str | None = None, key: Path | None = None) -> Outgoing:
+    """The slices of a package whose files and slices were all found intact; raises for anything else.
+
+    Whoever rewrites a package can write its hashes anew: only `root` or `key` (see `verify`) tells who made it.
+    """
     path = Path(folder)
-    found = verify(path)
+    found = verify(path, root, key=key)
     if found.problems:
         what = f"the package is not intact: {found.problems[0]}"
         raise UnderstudyError(what, where=path, fix="get it again; understudy verify PACKAGE names all problems")
     if found.certificate["kind"] != "slices":
         fix = "sample it: understudy sample PACKAGE SLICES"
         raise UnderstudyError("the package holds a generator, no slices", where=path, fix=fix)
-    return Outgoing(path, found.certificate["data"], found.certificate, found.root)
+    known = found.compared or found.signed
+    return Outgoing(path, found.certificate["data"], found.certificate, found.root, known)
 
 
-def outgoing(folder: str | Path) -> Outgoing:
+def outgoing(folder: str | Path, root: str | None = None, key: Path | None = None) -> Outgoing:
     """As `released_only`, or the slices of a set that a generator of this software made."""
     path = Path(folder)
     if (path / CERTIFICATE).is_file():
-        return released_only(path)
+        return released_only(path, root, key)
+    if root is not None or key is not None:
+        raise UnderstudyError("only a package has a root hash or a signature", where=path, fix="give a package")
     made = SliceSet.open(path, cache_bytes=0)
     if made.attrs.get("source") != "synthetic" or {"subject", "split"} & set(made.index.columns):
         fix = "export a released package, or what `understudy sample` wrote"

@@ -37,16 +37,16 @@ def export_bundle(model: str | Path, out: str | Path) -> Path:
     if not isinstance(segmenter.network, UNet):
         fix = "export a U-Net; Swin + UPerNet is built from `transformers`, which has no name in a bundle"
         raise UnderstudyError("only U-Nets can be exported", where=folder, fix=fix)
-    out = new_folder(Path(out))
-    (out / "models").mkdir()
     state = segmenter.network.body.state_dict()  # DynUNet lists its layers twice; safetensors shares no memory
     weights = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    with atomic_path(out / _WEIGHTS) as temporary:
-        safetensors.torch.save_file(weights, temporary)
-    write_json(out / "configs" / "metadata.json", _metadata(segmenter))
-    write_json(out / "configs" / "inference.json", _inference(segmenter))
-    write_text(out / "docs" / "README.md", _readme(segmenter))
-    return out
+    with new_folder(out) as made:
+        (made / "models").mkdir()
+        with atomic_path(made / _WEIGHTS) as temporary:
+            safetensors.torch.save_file(weights, temporary)
+        write_json(made / "configs" / "metadata.json", _metadata(segmenter))
+        write_json(made / "configs" / "inference.json", _inference(segmenter))
+        write_text(made / "docs" / "README.md", _readme(segmenter))
+    return Path(out)
 
 
 def _files(segmenter: Segmenter) -> list[str]:

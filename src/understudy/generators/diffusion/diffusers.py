@@ -42,16 +42,16 @@ def export_diffusers(source: str | Path, out: str | Path) -> Path:
         raise UnderstudyError(what, where=folder, fix="give the folder of a generator of kind diffusion")
     described, schedule = unet_config(network.config), scheduler_config(network.config)
     weights = {name: tensor.contiguous() for name, tensor in _weights(network)}
-    out = new_folder(Path(out))
     names = {"_class_name": "DDIMPipeline", "_diffusers_version": VERSION, "scheduler": ["diffusers", "DDIMScheduler"],
              "unet": ["diffusers", "UNet2DModel"]}  # fmt: skip
-    write_json(out / "model_index.json", names)
-    write_json(out / "unet" / "config.json", described)
-    write_json(out / "scheduler" / "scheduler_config.json", schedule)
-    with atomic_path(out / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
-        safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
-    write_text(out / "README.md", _readme(folder, config))
-    return out
+    with new_folder(out) as made:
+        write_json(made / "model_index.json", names)
+        write_json(made / "unet" / "config.json", described)
+        write_json(made / "scheduler" / "scheduler_config.json", schedule)
+        with atomic_path(made / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
+            safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
+        write_text(made / "README.md", _readme(folder, config))
+    return Path(out)
 
 
 def unet_config(config: DiffusionConfig) -> dict[str, Any]:
