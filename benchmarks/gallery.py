@@ -2,7 +2,7 @@
 
 Three sets of synthetic slices on artificial patients: one that may be released, one that is useless, one that copies.
 
-    python benchmarks/gallery.py            # 3 minutes of processor time; rewrites outputs and pictures
+    python benchmarks/gallery.py --work DIR # 10 minutes of processor time; rewrites outputs and pictures
     python benchmarks/gallery.py --small    # fewer slices, a shorter training, the page left alone
 """
 
@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from understudy.api import phantoms
 from understudy.exchange.export import export_images
 from understudy.release.documents import sheet
 from understudy.slices import SliceSet
@@ -31,7 +30,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "gallery.md"
 STUDY = """\
 name: gallery
 seed: 1
-phantom: {{patients: {patients}, shape: [64, 64, 40], sites: 1}}
+phantom: {{patients: {patients}, shape: [64, 64, 40], sites: 1, without_enhancement: 0, multifocal: 0}}
 slices: {{resolution: 32, scaling: robust}}
 split: {{test_patients: {test}, validation_fraction: 0.2}}
 generators:
@@ -58,10 +57,18 @@ def run(command: str, folder: Path) -> str:
     return re.sub(re.escape(str(folder.resolve())) + "/?", "", said) + status
 
 
-def make_sets(folder: Path, count: int) -> None:
-    """The folders `new-heads`, `blobs` and `copies`; the study's `prepare` must have been done."""
-    real, rng = SliceSet.open(folder / "understudy-gallery" / "real"), np.random.default_rng(1)
-    new = phantoms(patients=max(16, count // 15), resolution=32, seed=77)  # other people, as a perfect generator draws
+def prepare(folder: Path, study: str) -> SliceSet:
+    """The real slices of a study, which has no generators yet."""
+    study = re.sub(r"generators:\n(  .*\n)+", "", study).replace(", synthetic", "")
+    name = study.split()[1]
+    (folder / f"{name}.yaml").write_text(study)
+    run(f"understudy run {name}.yaml --until prepare --quiet", folder)
+    return SliceSet.open(folder / f"understudy-{name}" / "real")
+
+
+def make_sets(folder: Path, real: SliceSet, new: SliceSet, count: int) -> None:
+    """The folders `new-heads`, `blobs` and `copies` of slices of `new`, who are other people than the study's."""
+    rng = np.random.default_rng(1)
     some = np.sort(rng.choice(len(new), min(count, len(new)), replace=False))
     images, labels = new.read(some)
     export(folder / "new-heads", real, images, labels)
@@ -86,7 +93,7 @@ def picture(slices: SliceSet, rows: np.ndarray, out: Path) -> None:
     """Some slices with their annotations, as a small PNG file."""
     head = {"channels": slices.channels, "classes": [vars(c) for c in slices.classes]}
     shown = sheet(list(zip(*slices.read(rows), strict=True)), {**head, "resolution": slices.resolution, "axes": None})
-    shown.quantize(96).save(out, optimize=True)
+    shown.save(out, optimize=True)
 
 
 def fill_forms(folder: Path) -> None:
@@ -109,18 +116,25 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="folder that is kept, so that a killed run continues")
     asked = arguments.parse_args()
     small = asked.small
-    patients, test, count, samples = (24, 6, 120, 300) if small else (24, 6, 120, 1000)
+    patients, test, count, samples = (24, 6, 120, 300) if small else (40, 12, 500, 7000)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(asked.work or name)
         folder.mkdir(parents=True, exist_ok=True)
         plain = STUDY.format(patients=patients, test=test, samples=samples)
-        (folder / "gallery.yaml").write_text(re.sub(r"generators:\n(  .*\n)+", "", plain).replace(", synthetic", ""))
-        run("understudy run gallery.yaml --until prepare --quiet", folder)
-        if not (folder / "copies").exists():
-            make_sets(folder, count)
+        real = prepare(folder, plain)
+        if not (folder / "copies").exists():  # as a perfect generator draws: other people, made in the same way
+            others = plain.replace("name: gallery", "name: others").replace("sites: 1", "sites: 1, seed: 77")
+            make_sets(folder, real, prepare(folder, others), count)
         (folder / "gallery.yaml").write_text(plain)
-        for made in ("forms", "new-heads-release", "blobs-release", "copies-release", "copies-screened"):
+        for made in (
+            "forms",
+            "new-heads-release",
+            "blobs-release",
+            "copies-release",
+            "copies-screened",
+            "copies-screened-audit",
+        ):
             shutil.rmtree(folder / made, ignore_errors=True)
         (folder / "new-heads-release.ids.csv").unlink(missing_ok=True)
         (folder / "blobs-release.ids.csv").unlink(missing_ok=True)
@@ -142,6 +156,8 @@ def main() -> None:
             rows = np.linspace(0, len(made) - 1, SHOWN).astype(int) if which != "copies" else np.arange(SHOWN) * 9
             picture(made, rows, PAGE.parent / "images" / f"gallery-{which}.png")
     text = PAGE.read_text(encoding="utf-8")
+    if plain not in text:
+        raise SystemExit(f"{PAGE} shows another study than:\n{plain}")
     for key, said in outputs.items():
         block = rf"(?<=<!-- output of {key} -->\n```text\n).*?(?=```)"
         text = re.sub(block, lambda _, s=said: s, text, count=1, flags=re.S)

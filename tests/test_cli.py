@@ -370,7 +370,7 @@ def test_commands_are_listed_by_task_and_every_one_takes_quiet() -> None:
     places = [shown.index(f"{title}:") for title in TASKS.values()]
     assert places == sorted(places)
     parts = dict(zip(TASKS, (shown[a:b] for a, b in zip(places, [*places[1:], None], strict=True)), strict=True))
-    for topic, command in {"study": "run", "segmentation": "evaluate", "release": "verify", "data": "export"}.items():
+    for topic, command in {"study": "run", "segmentation": "evaluate", "release": "verify", "export": "export"}.items():
         assert f"\n  {command} " in parts[topic]
     assert "--install-completion" in shown
     for words, command in all_commands():

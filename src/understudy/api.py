@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from understudy.generators.diffusion.samplers import SamplerConfig
+    from understudy.generators.training.monitor import Watcher
     from understudy.memorization.perform import AuditResult
 
 _MAKE_ONE = "make one with SliceSet.from_arrays or SliceSet.open"
@@ -113,7 +114,8 @@ class Generator:
 
     def fit(
         self, slices: SliceSet, kimg: float | None = None, seed: int = 0, *, batch: int | None = None,
-        max_minutes: float | None = None, out: str | Path | None = None, progress: bool = False, **training: Any,
+        max_minutes: float | None = None, out: str | Path | None = None, progress: bool = False,
+        watchers: Sequence[Watcher] = (), **training: Any,
     ) -> Generator:  # fmt: skip
         """Trains on all slices of a set and returns itself; give it training patients only.
 
@@ -123,6 +125,7 @@ class Generator:
             batch: images a step; None: the recipe's.
             max_minutes: ends early.
             out: folder of the model, which continues there if it was interrupted; None: a temporary one.
+            watchers: are told of steps, pictures of samples and the end, see `training.monitor.Watcher`.
             training: further fields of the training that differ from the recipe, e.g. `g_lr=0.001`.
 
         Raises:
@@ -151,7 +154,7 @@ class Generator:
         if out is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
             out = Path(self._temporary.name) / "model"
-        train(slices, None, model, config, Path(out), device=self.device, progress=progress)
+        train(slices, None, model, config, Path(out), device=self.device, progress=progress, watchers=watchers)
         self.folder = Path(out)
         return self
 

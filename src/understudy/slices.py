@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from html import escape as html_escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
@@ -49,6 +49,16 @@ Distance = Annotated[float, Field(gt=0, lt=1000, allow_inf_nan=False)]  # mm
 Spacing = tuple[Distance, Distance, Distance]
 
 
+def _different(axes: tuple[str, str]) -> tuple[str, str]:
+    if any(set(axes) <= set(along) for along in ("LR", "PA", "SI")):
+        raise ValueError("rows and columns run along the same axis")
+    return axes
+
+
+Direction = Literal["L", "R", "P", "A", "S", "I"]
+SliceAxes = Annotated[tuple[Direction, Direction], AfterValidator(_different)]  # of rows and columns
+
+
 @dataclass(frozen=True)
 class LabelClass:
     """A class of the annotation."""
@@ -64,7 +74,7 @@ class Described(BaseModel):
     channels: list[str] = Field(min_length=1)
     classes: list[LabelClass] = Field(min_length=1, max_length=256)
     spacing: Spacing | None = None
-    axes: tuple[str, str] | None
+    axes: SliceAxes | None
 
 
 class _SetMeta(Described):

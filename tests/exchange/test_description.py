@@ -130,6 +130,30 @@ def test_a_column_of_another_type_is_named(tmp_path: Path, column: str, value: o
     assert caught.value.where == str(tmp_path / "out" / DESCRIPTION)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("axes", ["L", "L"]), ("axes", ["L", "R"]), ("axes", ["X", "P"]), ("resolution", -1), ("resolution", True),
+        ("code", 300), ("code", -1), ("value", True), ("class", ""), ("class", "background"), ("id", "twice"),
+    ],
+)  # fmt: skip
+def test_what_no_set_can_be_is_refused_before_anything_is_written(tmp_path: Path, field: str, value: object) -> None:
+    export_images(real_set(tmp_path / "set"), tmp_path / "out", progress=False)
+    said = json.loads((tmp_path / "out" / DESCRIPTION).read_text())
+    if field == "id":
+        for row in list(said["slices"].values())[:2]:
+            row["id"] = value
+    elif field in ("code", "value", "class"):
+        said["classes"][1]["name" if field == "class" else field] = value
+    else:
+        said[field] = value
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(said))
+    with pytest.raises(UnderstudyError) as caught:
+        read_folder(tmp_path / "out", FolderSpec(), tmp_path / "read", progress=False)
+    assert caught.value.where == str(tmp_path / "out" / DESCRIPTION)
+    assert not (tmp_path / "read").exists()
+
+
 @pytest.mark.parametrize("layout", ["png", "nnunet", "nifti", "webdataset"])
 def test_released_data_describe_themselves_and_name_no_patient(tmp_path: Path, layout: str) -> None:
     """The data folder of a package is read without its certificate; a package holds a set without patients."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.export import export_images, export_nnunet, patient_folds
+from understudy.exchange.export import export_images, export_nnunet, new_folder, patient_folds
 from understudy.exchange.pixels import Target
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
@@ -115,6 +115,22 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     export_images(real, tmp_path / "out", progress=False)
     with pytest.raises(UnderstudyError, match="not empty"):
         export_images(real, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device"), SystemExit])
+def test_half_an_export_is_none(tmp_path: Path, stop: BaseException | type[BaseException]) -> None:
+    for place in ("new", "empty"):
+        out = tmp_path / place
+        if place == "empty":
+            out.mkdir()
+        with pytest.raises((UnderstudyError, KeyboardInterrupt, SystemExit)), new_folder(out) as folder:
+            (folder / "half").write_text("x")
+            raise stop
+        assert out.exists() == (place == "empty")
+        with new_folder(out) as folder:
+            (folder / "whole").write_text("x")
+        assert [path.name for path in out.iterdir()] == ["whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]  # and nothing temporary
 
 
 def nnunet_python() -> str | None:

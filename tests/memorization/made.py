@@ -36,9 +36,9 @@ def heads(patient: int, count: int, seed: int = 0, edge: int = EDGE) -> tuple[np
     return np.clip(np.stack(images), 0, 255).astype(np.uint8), labels
 
 
-def real_set(path: Path, patients: dict[str, str], count: int = 12, seed: int = 0) -> SliceSet:
-    """A prepared set: patient -> split."""
-    writer = SliceWriter(path, CHANNELS, CLASSES, EDGE)
+def real_set(path: Path, patients: dict[str, str], count: int = 12, seed: int = 0, *geometry: Any) -> SliceSet:
+    """A prepared set: patient -> split; `geometry`: spacing and axes."""
+    writer = SliceWriter(path, CHANNELS, CLASSES, EDGE, *geometry)
     for number, (name, split) in enumerate(patients.items()):
         images, labels = heads(number, count, seed)
         rows = [{"id": f"{name}-{z}", "subject": name, "site": "A", "z": z, "split": split} for z in range(count)]
@@ -46,9 +46,9 @@ def real_set(path: Path, patients: dict[str, str], count: int = 12, seed: int = 
     return writer.close()
 
 
-def synthetic_set(path: Path, images: np.ndarray, labels: np.ndarray) -> SliceSet:
-    """A set as generators make them."""
-    writer = SliceWriter(path, CHANNELS, CLASSES, images.shape[-1])
+def synthetic_set(path: Path, images: np.ndarray, labels: np.ndarray, *geometry: Any) -> SliceSet:
+    """A set as generators make them; `geometry`: spacing and axes."""
+    writer = SliceWriter(path, CHANNELS, CLASSES, images.shape[-1], *geometry)
     writer.append(
         images, labels, [{"id": f"g{i}", "generator": "g", "seed": 1, "sample": i} for i in range(len(images))]
     )

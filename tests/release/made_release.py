@@ -49,12 +49,13 @@ def decision(**changed: object) -> Decision:
 CONFIG = AuditConfig(quantile=0.95, copies=10, splits=10, resamples=200, within=0)
 
 
-def make_inputs(root: Path) -> dict[str, Path]:
-    """Real slices, synthetic ones (of which the eighth is a copy and has to go), and the audit."""
-    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+def make_inputs(root: Path, *geometry: Any) -> dict[str, Path]:
+    """Real slices, synthetic ones (of which the eighth is a copy and has to go), and the audit; `geometry`: spacing
+    and axes."""
+    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()}, 12, 0, *geometry)
     images, labels = made.new_slices(60)
     images[7], labels[7] = real.read([3])[0][0], 0  # a copy of a training slice: has to go
-    synthetic = made.synthetic_set(root / "synthetic", images, labels)
+    synthetic = made.synthetic_set(root / "synthetic", images, labels, *geometry)
     audit(real, real, synthetic, CONFIG).save(root / "audit")
     return {"real": real.path, "synthetic": synthetic.path, "audit": root / "audit"}
 

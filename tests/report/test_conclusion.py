@@ -46,3 +46,15 @@ def test_of_several_each_is_named_and_the_one_that_may_go_comes_next() -> None:
     shown = in_terminal(lines, "/results").splitlines()
     assert [line.split("  ")[0] for line in shown] == list(LINES.values())
     assert "--study /results --generator b" in shown[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--study OUT --generator ROUTE", "--study 'my runs/q' --generator ROUTE"),
+        ("OUT/real, OUT/synthetic/OUT", "'my runs/q'/real, 'my runs/q'/synthetic/OUT"),
+        ("LAYOUT.yaml of OUTCOMES, xOUT OUT", "LAYOUT.yaml of OUTCOMES, xOUT 'my runs/q'"),
+    ],
+)
+def test_only_the_word_for_the_folder_is_replaced(words: str, expected: str) -> None:
+    assert in_terminal(dict.fromkeys(LINES, words), "my runs/q").splitlines()[0].endswith(expected)

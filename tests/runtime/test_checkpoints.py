@@ -82,7 +82,7 @@ def test_a_resumed_run_goes_on_with_the_history_that_its_checkpoint_holds(tmp_pa
     history, checkpoints = History(tmp_path), Checkpoints(tmp_path, "a")
     for samples in (100, 200):
         history.append(samples=samples, loss=1 / samples)
-    checkpoints.save({}, 200)
+    checkpoints.save({}, 200, history.text)
     history.append(samples=300, loss=1 / 300)  # which the checkpoint does not know
     whole = history.path.read_bytes()
     if damage == "deleted":

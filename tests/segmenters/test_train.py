@@ -384,8 +384,8 @@ def test_an_interrupted_fine_tuning_ends_in_the_same_weights(
     assert json.loads((unbroken / "config.json").read_text())["sources"]["real"]["patients"] == 2
     saved = Checkpoints.save
 
-    def save(self: Checkpoints, state: object, number: int) -> None:
-        saved(self, state, number)  # type: ignore[arg-type]
+    def save(self: Checkpoints, state: object, number: int, history: str) -> None:
+        saved(self, state, number, history)  # type: ignore[arg-type]
         if number == 16:
             raise Interrupted("stopped")
 

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from understudy.cli import app
+from understudy.generators.networks.unet import Conv
 from understudy.study import doctor
 from understudy.study.config.schema import Study
 from understudy.study.doctor import Finding
@@ -58,6 +59,23 @@ def test_losses_far_from_those_of_the_cpu_are_bad(dtype: torch.dtype, losses: li
     meta = torch.device("meta")
     found = doctor._compared("x", dtype, lambda where, _: [1.0, 2.0] if where == CPU else losses, meta, CPU)
     assert found.state == state
+
+
+def test_a_convolution_that_computes_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the denoiser, whose last convolution begins at zero and would hide it."""
+    case = next(case for case in doctor._cases(None) if case.name == "diffusion")
+    whole = doctor._losses(case, CPU, "fp32")
+    forward = Conv.forward
+
+    def noise(self: Conv, *given: object, **named: object) -> torch.Tensor:
+        found = forward(self, *given, **named)  # type: ignore[arg-type]
+        return found if self.out_channels == case.model.channels else torch.randn_like(found) * found.std()
+
+    monkeypatch.setattr(Conv, "forward", noise)
+    broken = doctor._losses(case, CPU, "fp32")
+    for dtype in doctor.TOLERANCE:
+        answers = iter((whole, broken))
+        assert doctor._compared("x", dtype, lambda *_, a=answers: next(a), CPU, CPU).state == "bad"
 
 
 def test_a_network_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from understudy.io.files import explain_os_error
 from understudy.runtime.memory import is_out_of_memory
 
 # Importing a topic adds its commands to `app`, in the order in which `--help` lists them.
-for _topic in ("study", "data", "segmentation", "quality", "audit", "reading", "release"):
+for _topic in ("study", "data", "export", "segmentation", "quality", "audit", "reading", "release"):
     importlib.import_module(f"understudy.cli.{_topic}")
 
 UNEXPECTED = 70  # EX_SOFTWARE: a mistake of ours

@@ -30,7 +30,7 @@ TASKS = {  # module of commands -> what they are for
     "study": "Run a study", "segmentation": "Measure how useful slices are, segment, score",
     "audit": "Search for copies of patients", "quality": "Compare synthetic with real slices",
     "release": "Release slices and check what was released", "reading": "Ask experts",
-    "data": "Make, read and convert slices and generators",
+    "data": "Make, read and convert slices and generators", "export": "Write for other programs",
 }  # fmt: skip
 
 

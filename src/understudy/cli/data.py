@@ -1,4 +1,4 @@
-"""Commands that write volumes, slices and generators: phantom, read, sample, import, recipe, export."""
+"""Commands that write volumes, slices and generators: phantom, read, sample, import, recipe."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,9 +8,6 @@ from typer import Argument, Option
 from understudy.cli import base
 from understudy.cli.folders import Reading, with_folder_options
 from understudy.names import display_name
-
-export = base.Commands(help="Write slice sets for other programs.")
-base.app.add_typer(export, name="export")
 
 
 @base.app.command()
@@ -140,51 +137,3 @@ def show_recipe(
     from understudy.generators.registry import recipe_text
 
     print(recipe_text(name, generator), end="")
-
-
-@export.command("images")
-def export_to_images(
-    slices: Path = Argument(..., help="Slice set (OUT/synthetic/NAME, OUT/real)."),
-    out: Path = Argument(..., help="New folder."),
-    quiet: bool = base.QuietOption,
-) -> base.Said:
-    """Write a PNG file per channel and the annotation as codes, named as the paper's authors name them."""
-    from understudy.exchange.description import DESCRIPTION
-    from understudy.exchange.export import export_images
-    from understudy.slices import SliceSet
-
-    source = SliceSet.open(slices)
-    count = export_images(source, out, progress=not quiet)
-    values = {entry.name: entry.code for entry in source.classes[1:]}
-    codes = ",".join(f"{name}={code}" for name, code in values.items())
-    words = (
-        f"{count} slices written to {out}; the annotation's codes are {codes or 'none'}, as {DESCRIPTION} says, which"
-        " every command that reads the folder understands"
-    )
-    return base.Said(words, {"out": str(out), "slices": count, "codes": values})
-
-
-@export.command("nnunet")
-def export_to_nnunet(
-    slices: Path = Argument(..., help="Slice set (OUT/real)."),
-    out: Path = Argument(..., help="New folder, for nnUNet_raw and nnUNet_preprocessed."),
-    dataset_id: int = Option(501, min=1, max=999, help="Number of the data set."),
-    name: str = Option("Understudy", help="Name of the data set."),
-    folds: int = Option(5, min=2, help="Of the cross-validation, over patients."),
-    synthetic: Path | None = Option(None, help="Slice set for training in every fold, never for validation."),
-    quiet: bool = base.QuietOption,
-) -> base.Said:
-    """Write a 2D data set that nnU-Net v2 trains on unchanged; its folds keep each patient's slices together."""
-    from understudy.exchange.export import export_nnunet
-    from understudy.slices import SliceSet
-
-    added = SliceSet.open(synthetic) if synthetic else None
-    raw = export_nnunet(SliceSet.open(slices), out, dataset_id, name, folds, added, progress=not quiet)
-    parts = {f"nnUNet_{part}": str((out / f"nnUNet_{part}").absolute()) for part in ("raw", "preprocessed", "results")}
-    commands = [
-        f"nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d --verify_dataset_integrity",
-        f"nnUNetv2_train {dataset_id} 2d 0",
-    ]
-    exports = [f"export {name}={folder}" for name, folder in parts.items()]
-    words = [f"data set written to {raw}; train on it with", *(f"  {line}" for line in [*exports, *commands])]
-    return base.Said("\n".join(words), {"out": str(raw), "environment": parts, "commands": commands})

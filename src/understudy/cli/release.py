@@ -75,7 +75,7 @@ def slices(
     from understudy.runtime.devices import resolve_device
     from understudy.study.released import dice_of
 
-    told, signed, found, of_study = _inputs(asked)
+    told, signed, found, of_study = _inputs(asked, "slices")
     evaluation = dice_of(asked.study, asked.generator) if of_study is not None else None
     out, where, show = asked.out, str(resolve_device(asked.device)), not asked.quiet
     done = release_slices(
@@ -101,7 +101,7 @@ def model_command(
     from understudy.runtime.devices import resolve_device
     from understudy.study.released import dice_of, model_of
 
-    told, signed, found, of_study = _inputs(asked)
+    told, signed, found, of_study = _inputs(asked, "weights")
     evaluation = None
     if of_study is not None:
         model, evaluation = model_of(of_study, asked.generator), dice_of(asked.study, asked.generator)
@@ -192,12 +192,12 @@ def _said(found: Verification) -> str:
     return "unchanged since its own list of hashes was written; who wrote that, only --root or --key can tell"
 
 
-def _inputs(asked: SimpleNamespace) -> tuple[About, Decision, Audited, ReleaseInputs | None]:
-    """The forms; the sets and the audit, of a study's generator or as they are given."""
+def _inputs(asked: SimpleNamespace, what: str) -> tuple[About, Decision, Audited, ReleaseInputs | None]:
+    """The forms; the sets and the audit, of a study's generator or as they are given, for a release of `what`."""
     from understudy.release.forms import About, read_form
     from understudy.release.gate import Audited
     from understudy.slices import SliceSet
-    from understudy.study.released import release_inputs
+    from understudy.study.released import proposed, release_inputs
     from understudy.study.stages.data import training_rows
 
     told, signed = read_form(asked.about, About), _decision(asked.decision)
@@ -207,6 +207,7 @@ def _inputs(asked: SimpleNamespace) -> tuple[About, Decision, Audited, ReleaseIn
         given = (found.synthetic, found.audit, found.real)
     if None in given:
         fix = "give --study and --generator, or --synthetic, --audit and --training"
+        fix = proposed(asked.study, what) if asked.study is not None else fix
         raise UnderstudyError("a release needs the slices, their audit and the real slices of that audit", fix=fix)
     synthetic, audit, training = given
     made, real = SliceSet.open(synthetic, cache_bytes=0), SliceSet.open(training, cache_bytes=0)

@@ -3,19 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json, reading, sha256_file, write_json
 from understudy.io.foreign import DESCRIPTIONS
 from understudy.io.settings import Settings
-from understudy.slices import SliceSet, Spacing
+from understudy.slices import SliceAxes, SliceSet, Spacing
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
+NOT_RELEASED = (  # on what leaves without a certificate
+    "NOT RELEASED: nobody has decided that this may be shared, and no gate has compared it with the patients that its"
+    " generator was trained on."
+)
 _CHECK = "check the package: understudy verify PACKAGE"
 
 
@@ -29,10 +33,10 @@ class DescribedChannel(Settings):
 class DescribedClass(Settings):
     """A class, and its value in the images of the annotation."""
 
-    name: str
-    source: int
-    code: int
-    value: int
+    name: str = Field(min_length=1)
+    source: int = Field(ge=-(2**31), le=2**31)
+    code: int = Field(ge=0, le=255, strict=True)
+    value: int = Field(ge=0, le=2**16, strict=True)
 
 
 class DescribedSlice(Settings):
@@ -41,7 +45,7 @@ class DescribedSlice(Settings):
     id: str | None = None
     subject: str | None = None
     site: str | None = None
-    z: int | float | None = None
+    z: int | float | None = Field(None, ge=-1e9, le=1e9)
     split: str | None = None
 
 
@@ -54,10 +58,19 @@ class Description(Settings):
     channels: list[DescribedChannel]
     labels: str
     classes: list[DescribedClass]  # background first
-    resolution: int
+    resolution: int = Field(ge=1, le=2**16, strict=True)
     spacing: Spacing | None = None  # mm, as in `SliceSet`
-    axes: tuple[str, str] | None = None
+    axes: SliceAxes | None = None
     slices: dict[str, DescribedSlice] = Field({})  # as the files call them
+
+    @model_validator(mode="after")
+    def _all_different(self) -> Self:
+        ids = [slice_.id for slice_ in self.slices.values() if slice_.id is not None]
+        for what, names in (("channels", [c.name for c in self.channels]), ("classes", [c.name for c in self.classes]),
+                            ("ids of slices", ids)):  # fmt: skip
+            if len(set(names)) < len(names) or "" in names:
+                raise ValueError(f"two {what} have the same name, or one has none")
+        return self
 
     @property
     def codes(self) -> dict[str, float]:

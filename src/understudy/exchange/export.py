@@ -1,9 +1,12 @@
 """A SliceSet for other people's programs: PNG files as the paper's authors write them, and nnU-Net v2's data sets."""
 
 import itertools
+import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +33,29 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     For example T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204, and
     `understudy-images.json`, which says what the channels, codes and slices are.
     """
-    out, reading, cases = _new_folder(Path(out)), png_reading(slices), file_names(slices)
+    reading, cases = png_reading(slices), file_names(slices)
     files = [f"{name}/{{}}_{name}.png" for name in (*reading["channels"].values(), reading["labels"])]
     codes = [entry.code for entry in slices.classes]
-    _write(slices, np.arange(len(slices)), cases, out, files, slices.channels, codes, progress)
-    describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
+    with new_folder(out) as folder:
+        _write(slices, np.arange(len(slices)), cases, folder, files, slices.channels, codes, progress)
+        describe(slices, folder, reading, {case: row for row, case in enumerate(cases)})
     return len(slices)
 
 
-def png_reading(slices: SliceSet) -> dict[str, Any]:
-    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+def png_names(channels: Sequence[str]) -> dict[str, str]:
+    """Channel, or `LABELS` -> what it is called in the files of `export_images`, all different."""
     names: dict[str, str] = {}
-    for channel in (LABELS, *slices.channels):
+    for channel in (LABELS, *channels):
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", AUTHORS_NAMES.get(channel, channel)).strip("._") or "channel"
         taken = {used.lower() for used in names.values()}
         again = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
         names[channel] = next(n for n in again if n.lower() not in taken)
+    return names
+
+
+def png_reading(slices: SliceSet) -> dict[str, Any]:
+    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+    names = png_names(slices.channels)
     return {
         "layout": "png",
         "pattern": "{channel}/{id}_{channel}.png",
@@ -101,23 +111,23 @@ def export_nnunet(
         parts.insert(1, (synthetic, np.arange(len(synthetic)), added, "Tr"))
     for split in splits:
         split["train"] += added
-    out = _new_folder(Path(out))
-    raw = out / "nnUNet_raw" / title
-    for part, rows, names, kind in parts:
-        files = [f"images{kind}/{{}}_{i:04d}.png" for i in range(len(slices.channels))] + [f"labels{kind}/{{}}.png"]
-        values = [slices.class_names.index(n) + 1 for n in part.class_names]
-        _write(part, rows, names, raw, files, slices.channels, [0, *values], progress)
-    write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
-    dataset = {
-        "name": name, "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
-        "labels": {entry.name: i for i, entry in enumerate(slices.classes)},
-        "numTraining": len(training) + len(added), "file_ending": ".png",
-        "overwrite_image_reader_writer": "NaturalImage2DIO", "source": {"content_hash": slices.content_hash},
-    }  # fmt: skip
-    write_json(raw / "dataset.json", dataset)
-    reading = nnunet_reading(slices, raw.relative_to(out).as_posix())
-    describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
-    return raw
+    raw = Path("nnUNet_raw") / title
+    with new_folder(out) as folder:
+        for part, rows, names, kind in parts:
+            files = [f"images{kind}/{{}}_{i:04d}.png" for i in range(len(slices.channels))] + [f"labels{kind}/{{}}.png"]
+            values = [slices.class_names.index(n) + 1 for n in part.class_names]
+            _write(part, rows, names, folder / raw, files, slices.channels, [0, *values], progress)
+        write_json(folder / "nnUNet_preprocessed" / title / "splits_final.json", splits)
+        dataset = {
+            "name": name, "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
+            "labels": {entry.name: i for i, entry in enumerate(slices.classes)},
+            "numTraining": len(training) + len(added), "file_ending": ".png",
+            "overwrite_image_reader_writer": "NaturalImage2DIO", "source": {"content_hash": slices.content_hash},
+        }  # fmt: skip
+        write_json(folder / raw / "dataset.json", dataset)
+        reading = nnunet_reading(slices, raw.as_posix())
+        describe(slices, folder, reading, {case: row for row, case in enumerate(cases)})
+    return Path(out) / raw
 
 
 def _refuse_misfit(synthetic: SliceSet, real: SliceSet) -> None:
@@ -177,9 +187,18 @@ def _write(
             meter.advance(len(block))
 
 
-def _new_folder(out: Path) -> Path:
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `out` that becomes `out` if the block succeeds, so that no half of an export
+    looks like a whole; raises if there is anything in `out`."""
+    out = Path(out).absolute()
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UnderstudyError("the folder is not empty", where=out, fix="use a new folder, or delete this one")
+    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    return out
+        building.mkdir(parents=True)
+        try:
+            yield building
+            os.replace(building, out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)

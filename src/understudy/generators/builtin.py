@@ -21,6 +21,7 @@ from understudy.generators.folder import DISCRIMINATOR, WEIGHTS
 from understudy.generators.interface import GeneratorType, Scorer
 from understudy.generators.networks import progan, stylegan1, stylegan2, stylegan3, unet
 from understudy.generators.networks.base import fresh
+from understudy.generators.networks.progressive import fade_real
 from understudy.generators.training import config as settings
 from understudy.generators.training.denoising import DiffusionState
 from understudy.generators.training.gan import GanState
@@ -145,16 +146,19 @@ class GanType(NetworkType):
         return (folder / DISCRIMINATOR).is_file()
 
     def membership_scorer(self, folder: Path, config: dict[str, Any], device: torch.device) -> tuple[Scorer, str]:
-        """The discriminator's score, each slice a minibatch of its own."""
+        """The discriminator's score, each slice a minibatch of its own; of a snapshot that was still growing, at its
+        resolution then."""
         path = folder / DISCRIMINATOR
         if not path.is_file():
             raise UnderstudyError("there is no discriminator, by which a GAN scores slices", path, "train it again")
         discriminator = self._load(path, config, "discriminator").to(device)
+        level = float(getattr(self.load(folder, config), "level", 0.0))
+        grown = {"level": level} if level else {}  # only growing networks know levels
 
         @torch.no_grad()
         def score(images: Tensor) -> Tensor:
-            scores: Tensor = discriminator(images, dtype=torch.float32, batches=len(images)).flatten()
-            return scores
+            scores: Tensor = discriminator(fade_real(images, level), dtype=torch.float32, batches=len(images), **grown)
+            return scores.flatten()
 
         return score, "discriminator score"
 

@@ -12,7 +12,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, reading, write_json
 from understudy.io.foreign import MODEL
 from understudy.io.seals import are_intact, check_opened, file_hash
-from understudy.slices import Described, LabelClass
+from understudy.slices import Described, LabelClass, SliceAxes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +62,7 @@ class _Record(Described):
     model: dict[str, Any]
     annotation: Literal["coded", "one_hot"]
     classes: list[LabelClass] = Field(min_length=2, max_length=256)
-    axes: tuple[str, str] | None = None
+    axes: SliceAxes | None = None
     plugin: dict[str, str] | None = None
     sha256: dict[str, str] = Field({})
 

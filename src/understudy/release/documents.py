@@ -57,7 +57,7 @@ _MEDIA = {
     ".parquet": "application/vnd.apache.parquet", ".cff": "application/yaml",
     ".safetensors": "application/octet-stream",
 }  # fmt: skip
-_HUGGING_FACE = {  # its names for licences
+HUGGING_FACE = {  # its names for licences
     "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit"
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def model_documents(
     licence = about.licence.lower().replace(" ", "-")
     fields = {"model": model, "config": config, "folder": MODEL, "evaluation": certificate["evaluation"],
               "signed": signed(decision), "recipe": yaml.safe_dump(recipe, sort_keys=True),
-              "hugging_face": licence if licence in _HUGGING_FACE else None}  # fmt: skip
+              "hugging_face": licence if licence in HUGGING_FACE else None}  # fmt: skip
     templates = {"README.md": "model_card.md.j2", "LICENSE": "LICENSE.j2", "CITATION.cff": "CITATION.cff.j2"}
     return {name: _render(template, about, certificate, **fields) for name, template in templates.items()}
 

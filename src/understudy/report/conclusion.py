@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,19 @@ def may_be_released(verdict: Verdict) -> str:
     return "doubted" if useful.numbers.get("doubted") else "yes"
 
 
+def recommended(verdicts: list[Verdict], weights: bool = False) -> Verdict | None:
+    """The most useful generator whose slices may be shared, or else whose audit shows no sign of copies; None: there is
+    none. `weights`: of those whose weights do not tell who was trained on."""
+    clean = [v for v in verdicts if may_be_released(v) in ("yes", "useless") and v.useful.kind != "unanswered"]
+    clean = [v for v in clean if not weights or v.weights_tell is False]
+    return max([v for v in clean if may_be_released(v) == "yes"] or clean, key=lambda v: v.dice, default=None)
+
+
+def best_to_share(verdicts: list[Verdict]) -> dict[str, Verdict | None]:
+    """The recommended one, by its `slices` and by its `weights`."""
+    return {what: recommended(verdicts, weights=what == "weights") for what in ("slices", "weights")}
+
+
 def conclusion(headline: str, verdicts: list[Verdict], command: str, foreign: Collection[str] = ()) -> dict[str, str]:
     """The four lines by the keys of `LINES`.
 
@@ -71,7 +86,7 @@ def conclusion(headline: str, verdicts: list[Verdict], command: str, foreign: Co
         "useful": headline,
         "copies": _grouped(copies, several) or "There are no synthetic slices.",
         "release": _grouped(said, several) or "There is nothing to release.",
-        "next": _next(release, command, foreign),
+        "next": _next(verdicts, release, command, foreign),
     }
 
 
@@ -90,13 +105,13 @@ def _copies_in(copy: Part) -> str:
     return _COPIES[copy.kind] + (f": {', '.join(said)}" if said and copy.kind == "copies_found" else "")
 
 
-def _next(release: dict[str, list[Verdict]], command: str, foreign: Collection[str]) -> str:
+def _next(verdicts: list[Verdict], release: dict[str, list[Verdict]], command: str, foreign: Collection[str]) -> str:
     """The command that comes next."""
     best = {kind: group[0].generator for kind, group in release.items()}
-    if name := best.get("yes"):
+    if "yes" in best and (of := recommended(verdicts)):
         return (
-            f"understudy release slices --study {OUT} --generator {name} --about forms/about.yaml --decision"
-            f" forms/decision.yaml --out {name}-release (the forms: understudy release template forms)"
+            f"understudy release slices --study {OUT} --generator {of.generator} --about forms/about.yaml --decision"
+            f" forms/decision.yaml --out {of.generator}-release (the forms: understudy release template forms)"
         )
     if name := best.get("copies_found"):
         folders = f"{OUT}/synthetic/{name} --audit {OUT}/audits/{name} --training {OUT}/real"
@@ -104,13 +119,20 @@ def _next(release: dict[str, list[Verdict]], command: str, foreign: Collection[s
     if name := best.get("not_audited"):
         folders = f"--training {OUT}/real --synthetic {OUT}/synthetic/{name}"
         return f"understudy audit {folders} --out {name}-audit"
-    kind, name = next(((k, best[k]) for k in _AFTER if k in best), ("useless", best.get("useless", "")))
+    if not best:
+        return f"{command} (no generator has made slices: see what failed)"
+    kind, name = next((k, best[k]) for k in _AFTER if k in best)
     if name in foreign:  # `evaluate` has no study file
         command = f"understudy run {OUT}/study.json --out {OUT}"
     return f"{command} (after {_AFTER[kind]})"
 
 
+def placed(words: str, folder: str) -> str:
+    """With a folder for OUT, as a word or the beginning of a path."""
+    return re.sub(rf"(?<![\w./-]){OUT}(?=[/\s]|$)", lambda _: folder, words)
+
+
 def in_terminal(lines: dict[str, str], folder: str) -> str:
     """The four lines for a terminal; `folder`: of the results."""
     width = max(map(len, LINES.values()))
-    return "\n".join(f"{name:{width}}  {lines[key].replace(OUT, folder)}" for key, name in LINES.items())
+    return "\n".join(f"{name:{width}}  {placed(lines[key], shlex.quote(folder))}" for key, name in LINES.items())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +20,9 @@ from understudy.report.plots.gallery import Gallery, make_gallery
 from understudy.report.plots.style import Panel
 from understudy.report.tables import Summary, Table
 
+if TYPE_CHECKING:
+    from understudy.report.sections.opening import Verdict
+
 
 @dataclass(frozen=True)
 class Content:
@@ -30,6 +34,13 @@ class Content:
     answer: Answer
     gallery: Gallery
     audits: dict[str, dict[str, Any]]  # generator -> content of its audit.json
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Of every generator, the best first."""
+        from understudy.report.sections.opening import make_verdicts  # a section, which imports this module
+
+        return make_verdicts(self.data, self.scored, self.answer, self.audits)
 
     @property
     def settings(self) -> list[Setting]:

@@ -133,6 +133,14 @@ class ReportData:
         entry = (self.study.get(group) or {}).get(name) or {}
         return str(entry.get("kind") or (entry.get("model") or {}).get("kind") or name)
 
+    def training_of(self, name: str) -> tuple[str, float]:
+        """Which training a generator is a state of, its own unless it is a snapshot, and after how many kimg; NaN where
+        the study file does not say."""
+        entry = (self.study.get("generators") or {}).get(name) or {}
+        snapshot = entry.get("snapshot") or {}
+        kimg = snapshot.get("kimg", (entry.get("training") or {}).get("kimg", math.nan))
+        return str(snapshot.get("of", name)), float(kimg)
+
     def shown(self, name: str) -> str:
         """A generator or network as people write it: "StyleGAN 2, member 2"; a name that the user chose stays."""
         groups = "generators", "segmenters"  # a name such as "unet" that the study gives to another kind stays, too

@@ -11,7 +11,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, read_json, write_text
 from understudy.io.readers import read_table
 from understudy.names import display_name
-from understudy.report.conclusion import LINES, OUT
+from understudy.report.conclusion import LINES, OUT, placed
 from understudy.report.data import bounded
 from understudy.report.page import render, write_table
 from understudy.report.sections.opening import COLOURS, QUESTIONS
@@ -65,11 +65,11 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         pd.concat(scores, ignore_index=True).to_parquet(temporary, index=False)
     answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
     conclusions = {name: report["answer"]["conclusion"] for name, report in reports.items()}
-    placed = {n: {k: words.replace(OUT, f"{OUT}/{n}") for k, words in c.items()} for n, c in conclusions.items()}
+    inside = {n: {k: placed(words, f"{OUT}/{n}") for k, words in c.items()} for n, c in conclusions.items()}
     content = {k: spec[k] for k in ("title", "command", "study", "study_hash")} | {
         "answer": {
             "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
-            "conclusion": {k: " ".join(f"{n}: {c[k]}" for n, c in placed.items()) for k in LINES},
+            "conclusion": {k: " ".join(f"{n}: {c[k]}" for n, c in inside.items()) for k in LINES},
             "cohorts": {name: r["answer"] for name, r in reports.items()},
         },
         "verdicts": [{"cohort": name, **v} for name, r in reports.items() for v in r["verdicts"]],

@@ -16,6 +16,7 @@ from understudy.report.sections import (
     annotations,
     copies,
     correlation,
+    frontier,
     opening,
     paper,
     pictures,
@@ -30,8 +31,8 @@ from understudy.report.tables import Table, latex
 # In the page's order. Each makes a `Section` of the content, or None to be left out.
 SECTIONS = (
     opening.section, pictures.section, annotations.section, pictures.segmentations_section, real_slices.section,
-    quality.section, correlation.section, copies.section, results.section, results.tables, paper.section,
-    training.section, opening.limits, run.section,
+    quality.section, correlation.section, copies.section, frontier.section, results.section, results.tables,
+    paper.section, training.section, opening.limits, run.section,
 )  # fmt: skip
 
 NUMBERS, PATIENTS, SLICES = "numbers", "one value a patient", "slices"  # what a file shows

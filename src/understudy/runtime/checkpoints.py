@@ -46,12 +46,13 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))
 
-    def save(self, state: dict[str, Any], step: int) -> None:
-        """Writes `state` (tensors, numbers, strings, lists and dicts of these) atomically and drops old ones."""
+    def save(self, state: dict[str, Any], step: int, history: str = "") -> None:
+        """Writes `state` (tensors, numbers, strings, lists and dicts of these) atomically and drops old ones.
+
+        `history`: the text of `history.jsonl` so far.
+        """
         import torch  # seconds, which users of `StopRequest` alone need not wait
 
-        path = self.folder / HISTORY
-        history = path.read_text(encoding="utf-8") if path.is_file() else ""
         with atomic_path(self.folder / f"checkpoint-{step:012d}.pt") as temporary:
             try:
                 content = {"identity": self.identity, "step": step, "state": state, "damaged": self.damaged}
@@ -79,7 +80,7 @@ class Checkpoints:
                         raise ValueError(f"{wrong} was changed")
                 content = torch.load(path, map_location="cpu", weights_only=True)
                 found, step, state = content["identity"], content["step"], content["state"]
-                history = content["history"]
+                history = content.get("history", "")
             except _UNREADABLE as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
                 self.damaged.append(path.name)
@@ -162,14 +163,16 @@ class History:
     """`history.jsonl`: one JSON object a line."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / HISTORY
+        self.path, self.text = folder / HISTORY, ""
 
     def resume(self, text: str) -> None:
         """Begins with the text that a checkpoint holds: a resumed run leaves the file of an unbroken one."""
+        self.text = text
         write_text(self.path, text)
 
     def append(self, **line: Any) -> None:
         """Adds one line; raises `UnderstudyError` for a full disk or a missing permission."""
+        self.text += json.dumps(line) + "\n"
         with writing(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 

@@ -161,7 +161,7 @@ def _run(training: Training, checkpoints: Checkpoints, progress: bool) -> None:
                 history.append(samples=training.samples, **training.speed(), **line)
             meter.advance(config.batch, **line)
             if stop.requested or time.monotonic() - saved > config.checkpoint_seconds:
-                checkpoints.save(training.state(), training.samples)
+                checkpoints.save(training.state(), training.samples, history.text)
                 saved = time.monotonic()
             if stop.requested:
                 raise Interrupted(f"{checkpoints.folder}: stopped after {training.samples} samples")

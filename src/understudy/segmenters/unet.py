@@ -5,6 +5,7 @@ on the way down, a transposed one on the way up; deep supervision (paper, sectio
 their text in padding, order of layers and supervision: this follows the text.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -90,6 +91,17 @@ class SliceNorm(nn.InstanceNorm2d):
         return super().forward(x)
 
 
+def dynunet_arguments(channels: int, classes: int, filters: Sequence[int], levels: int) -> dict[str, Any]:
+    """What MONAI's DynUNet is built from: nnU-Net's 2D network, with outputs at so many levels in training."""
+    stages, levels = len(filters), min(levels, len(filters) - 1)
+    return {
+        "spatial_dims": 2, "in_channels": channels, "out_channels": classes, "kernel_size": [3] * stages,
+        "strides": [1] + [2] * (stages - 1), "upsample_kernel_size": [2] * (stages - 1), "filters": list(filters),
+        "norm_name": ("INSTANCE", {"affine": True}), "deep_supervision": levels > 1,
+        "deep_supr_num": max(1, levels - 1),
+    }  # fmt: skip
+
+
 class UNet(nn.Module):
     """DynUNet that returns its deep supervision outputs at their own resolution."""
 
@@ -98,14 +110,9 @@ class UNet(nn.Module):
             from monai.networks.nets import DynUNet  # takes seconds
 
         super().__init__()
-        stages = len(filters)
-        levels = min(levels, stages - 1)
+        levels = min(levels, len(filters) - 1)
         self.level_weights = level_weights(levels)  # of the outputs in the loss, highest resolution first
-        self.body = DynUNet(
-            spatial_dims=2, in_channels=channels, out_channels=classes, kernel_size=[3] * stages,
-            strides=[1] + [2] * (stages - 1), upsample_kernel_size=[2] * (stages - 1), filters=list(filters),
-            norm_name=("INSTANCE", {"affine": True}), deep_supervision=levels > 1, deep_supr_num=max(1, levels - 1),
-        )  # fmt: skip
+        self.body = DynUNet(**dynunet_arguments(channels, classes, filters, levels))
         for module in self.body.modules():
             if type(module) is nn.InstanceNorm2d:
                 module.__class__ = SliceNorm

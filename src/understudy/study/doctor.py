@@ -45,9 +45,11 @@ from understudy.study.engine.preview import estimated_here
 State = Literal["good", "note", "bad"]
 # Largest relative difference of a loss from that of the CPU in float32: TF32 and bfloat16 keep 11 and 8 bits.
 TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.1}
+FILLED = 0.3  # s.d. of weights that begin at zero
 STEPS = 3  # of a training that are compared: the second loss follows from the first gradient
 OPEN_FILES, FREE_BYTES = 1024, 5e9  # fewer are noted
 CGROUP = Path("/sys/fs/cgroup")
+DISTRIBUTION = "understudy-mri"  # on the Python package index "understudy" is another project
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ def software() -> Iterator[Finding]:
         yield Finding("PyTorch", f"{text}; the driver is there ({held}), but no GPU can be used", "bad", advice)
     else:
         yield Finding("PyTorch", text)
-    wanted = importlib.metadata.requires("understudy") or []
-    for extra in importlib.metadata.metadata("understudy").get_all("Provides-Extra") or []:
-        if extra in ("cluster", "reading"):  # the others are for developers
+    wanted = importlib.metadata.requires(DISTRIBUTION) or []
+    for extra in importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
+        if extra in ("cluster", "dicom", "reading"):  # the others are for developers
             names = [r.split(";")[0].strip() for r in wanted if f'extra == "{extra}"' in r]
             missing = [name for name in names if not _installed(name)]
             text = f"missing: {', '.join(missing)}" if missing else "installed"
-            advice = f"if you need it: pip install 'understudy[{extra}]'" if missing else ""
+            advice = f"if you need it: pip install '{DISTRIBUTION}[{extra}]'" if missing else ""
             yield Finding(f"extra `{extra}`", text, "note" if missing else "good", advice)
 
 
@@ -242,9 +244,10 @@ def _compared(name: str, dtype: torch.dtype, losses: Any, where: torch.device, c
     words = f"{str(dtype).removeprefix('torch.')} on {where}"
     try:
         expected, found = losses(cpu, "fp32"), losses(where, precision)
-    except (RuntimeError, UnderstudyError) as error:
+    except (MemoryError, RuntimeError, UnderstudyError) as error:
         advice = "send this table to the developers; meanwhile --device cpu"
-        return Finding(name, f"{words}: {str(error).splitlines()[0]}", "bad", advice)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Finding(name, f"{words}: {first}", "bad", advice)
     apart = max(abs(a - b) / max(1e-3, abs(a)) for a, b in zip(expected, found, strict=True))
     text = f"{words}: losses within {apart:.2%} of those of the CPU in float32"
     if np.isfinite(found).all() and apart <= TOLERANCE[dtype]:
@@ -254,10 +257,15 @@ def _compared(name: str, dtype: torch.dtype, losses: Any, where: torch.device, c
 
 
 def _losses(case: _Case, device: torch.device, precision: str) -> list[float]:
-    state, losses = case.state(device, precision, batch=4), list[float]()
+    state, losses, rng = case.state(device, precision, batch=4), list[float](), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in state.network.parameters():  # what begins at zero would hide what lies before it
+            if not weights.any():
+                weights.copy_(torch.randn(weights.shape, generator=rng) * FILLED)
     for _ in range(STEPS):
         state.step()
-        losses += [value or np.nan for name, value in state.take_stats().items() if name.startswith("loss")]
+        found = [value for name, value in state.take_stats().items() if name.startswith("loss")]
+        losses += [np.nan if value is None else value for value in found]
     return losses
 
 

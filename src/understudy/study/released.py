@@ -9,6 +9,7 @@ from understudy.io.files import read_json
 from understudy.io.seals import check_sealed
 from understudy.study.engine.jobs import folder_name, read_done
 from understudy.study.engine.publish import read_published
+from understudy.study.stages.generator import models_of
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,19 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
     inputs = [(role, out / "jobs" / folder_name(role, job)) for role, job in spec["inputs"]]
     for _, path in inputs:
         check_sealed(path)
-    models = tuple(path / "model" for role, path in inputs if role == "generator")
+    models = tuple(models_of((path for role, path in inputs if role == "generator"), spec["spec"]))
     made, real = (dict(inputs)[role] / "slices" for role in ("sample", "prepare"))
     named = out / "audits" / generator  # a link, which messages show
     audit = named if named.resolve() == folder.resolve() else folder
     return ReleaseInputs(made, audit, real, spec["spec"].get("subset"), models)
+
+
+def proposed(out: Path, what: str) -> str:
+    """How to name a generator of a study whose "slices" or "weights" may be shared: by the one that its report
+    recommends, if any."""
+    name = (read_published(out).get("recommended") or {}).get(what)
+    why = f" (the report recommends it: the most useful without a sign of copies, to share {what})" if name else ""
+    return f"add --generator {name or 'NAME'}{why}"
 
 
 def model_of(found: ReleaseInputs, generator: str) -> Path:

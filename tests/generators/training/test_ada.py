@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from understudy.generators.training.ada import Augment, AugmentConfig
+from understudy.generators.training.ada import Augment, AugmentConfig, MoveConfig, Mover, movement
 
 NOTHING: dict[str, Any] = {"flip": False, "translate": 0, "scale": 0, "stretch": 0, "rotate": 0, "shift": 0}
 
@@ -121,3 +121,41 @@ def test_auto_augments_few_slices_only() -> None:
     assert config.resolved(4000).mode == "adaptive"
     assert Augment(config.resolved(5000)).p == 0
     assert AugmentConfig(mode="fixed", p=0.2).resolved(10**6).mode == "fixed"
+
+
+def test_annotations_take_the_nearest_pixel_and_stay_codes(images: torch.Tensor) -> None:
+    codes = torch.tensor([-1.0, -0.2, 0.6])
+    images[:, 2] = codes[torch.randint(0, 3, (8, 16, 16), generator=rng(2))]
+    mover = Mover(MoveConfig(p=0.9))
+    drawn = mover.draw(8, 16, rng(5))
+    moved = mover.apply(images, drawn, annotation=1)
+    assert torch.isclose(moved[:, 2, :, :, None], codes, atol=1e-6).any(dim=-1).all()
+    assert not torch.equal(moved[:, 2], images[:, 2])
+    assert torch.equal(moved[:, :2], mover.apply(images, drawn)[:, :2])
+    blended = mover.apply(images, drawn)[:, 2, :, :, None]
+    assert not torch.isclose(blended, codes, atol=1e-3).any(dim=-1).all()  # as it would be without
+
+
+def test_a_network_is_told_the_map_and_zero_where_nothing_moves() -> None:
+    mover = Mover(MoveConfig(p=0.3))
+    drawn = mover.draw(64, 16, rng())
+    told = movement(drawn)
+    assert told is not None
+    assert told.shape == (64, 6)
+    assert 0 < drawn["active"].sum() < 64
+    assert (told[~drawn["active"]] == 0).all()
+    torch.testing.assert_close(told[:, 0] + 1, drawn["matrix"][:, 0, 0])
+    assert torch.equal(told[:, 5], drawn["matrix"][:, 1, 2])
+    assert movement(Mover(MoveConfig()).draw(4, 16, rng())) is None
+
+
+def test_the_movement_is_the_one_of_its_configuration() -> None:
+    """By default at most 20 degrees, 0.1 octaves and 6 % of the edge, half of the images mirrored where chosen."""
+    matrix = Mover(MoveConfig(p=0.5)).draw(4000, 32, rng())["matrix"]
+    turned = torch.atan2(matrix[:, 1, 0], matrix[:, 1, 1]).rad2deg().abs()
+    assert turned.max() < 25  # 20, and what stretching adds
+    assert float((matrix[:, 0, 0] < 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    size = matrix[:, :2, :2].det().abs().log2() / 2
+    assert float(size[size.abs() > 1e-6].std()) == pytest.approx(0.1, abs=0.01)
+    shift = matrix[:, 0, 2][matrix[:, 0, 2] != 0] / 2
+    assert float(shift.std()) == pytest.approx(0.06, abs=0.006)

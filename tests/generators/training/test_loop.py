@@ -53,7 +53,7 @@ def equal_weights(a: Path, b: Path) -> None:
 def test_resumed_training_is_bit_identical_to_an_unbroken_one(
     kind: str, slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    special = {} if kind == "diffusion" else {"augment": ADAPTIVE, "annotation_noise": 0.1}
+    special = {"augment": ADAPTIVE, "annotation_noise": 0.1} if kind != "diffusion" else {"augment": {"p": 0.5}}
     model, config = small(kind, tick_kimg=0.024, snapshot_kimg=0.048, balance_classes=0.5, **special)
     monkeypatch.setattr("understudy.generators.training.monitor.PREVIEW", 16)
     whole = train(slices, None, model, config, tmp_path / "whole", "cpu", progress=False)

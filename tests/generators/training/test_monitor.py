@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -29,6 +33,9 @@ def test_kept_weights_are_those_of_a_training_that_ends_there(slices: SliceSet, 
     kept = snapshot_folder(made, 0.012)  # both go on to 0.016, the next whole step
     ours, theirs = (load_file(folder / "generator.safetensors") for folder in (kept, ended))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = (load_file(folder / "discriminator.safetensors") for folder in (kept, ended))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # for the audit of its weights
+    ours = load_file(kept / "generator.safetensors")
     last = load_file(made / "generator.safetensors")
     assert not all(torch.equal(ours[name], last[name]) for name in last)
 
@@ -85,7 +92,61 @@ def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pyt
             if not installed:
                 patch.setattr("importlib.util.find_spec", lambda name: None)
             board = TensorBoardLogger(tmp_path, wanted, 0)
-        board.scalars({"loss": 1.0}, 8)
-        board.picture(np.zeros((4, 4, 3), np.uint8), 8)
-        board.close()
+        board.step(8, {"loss": 1.0})
+        board.snapshot(8, np.zeros((4, 4, 3), np.uint8))
+        board.end()
     assert not list(tmp_path.iterdir())
+
+
+class Mlflow(ModuleType):
+    """Takes what the example of the documentation logs, as MLflow's functions of these names do."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.metrics: list[tuple[dict[str, float], int]] = []
+        self.images: list[str] = []
+        self.ended = 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.metrics.append((metrics, step))
+
+    def log_image(self, image: np.ndarray, artifact_file: str) -> None:
+        assert (image.dtype, image.shape[2]) == (np.uint8, 3)
+        self.images.append(artifact_file)
+
+    def end_run(self) -> None:
+        self.ended += 1
+
+
+def test_the_logger_of_the_documentation_is_told_of_steps_pictures_and_the_end(
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow, names = Mlflow(), dict[str, Any]()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    page = (Path(__file__).parents[3] / "docs" / "exports.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(import mlflow.*?)```", page, re.DOTALL)[0], names)
+    model, config = small("stylegan2", kimg=0.032, tick_kimg=0.016)
+    train(slices, None, model, config, tmp_path / "run", "cpu", progress=False, watchers=[names["MLflow"]()])
+    assert [step for _, step in mlflow.metrics] == [16, 32]
+    assert all(set(found) >= {"loss_d", "kimg"} for found, _ in mlflow.metrics)
+    assert (mlflow.images, mlflow.ended) == (["samples-32.png"], 1)
+
+
+def test_what_a_watcher_raises_ends_the_training_and_it_is_told_of_the_end(slices: SliceSet, tmp_path: Path) -> None:
+    class Failing:
+        ended = False
+
+        def step(self, images: int, stats: Any) -> None:
+            raise ConnectionError("no server")
+
+        def snapshot(self, images: int, picture: Any) -> None: ...
+
+        def end(self) -> None:
+            self.ended = True
+
+    model, config = small("stylegan2", kimg=0.032, tick_kimg=0.016)
+    watcher = Failing()
+    with pytest.raises(ConnectionError):
+        train(slices, None, model, config, tmp_path / "run", "cpu", progress=False, watchers=[watcher])
+    assert watcher.ended
+    assert not (tmp_path / "run" / "config.json").exists()

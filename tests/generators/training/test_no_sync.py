@@ -31,7 +31,8 @@ def test_the_device_refuses_to_be_looked_at() -> None:
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_generators_step_does_not_wait(kind: str, slices: SliceSet) -> None:
     adaptive = {"mode": "adaptive", "p": 0.3, "kimg": 1, "cutout": 0.2, "interval": 1000}
-    special = {} if kind == "diffusion" else {"augment": adaptive, "annotation_noise": 0.1}
+    special = {"augment": adaptive, "annotation_noise": 0.1}
+    special = {"augment": {"p": 0.5}} if kind == "diffusion" else special
     model, config = small(kind, **special)
     state = network_type(kind).state(slices, np.arange(len(slices)), model, config, META)
     for _ in range(3):

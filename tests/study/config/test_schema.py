@@ -139,6 +139,8 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
         ("name: x\n", ["give either `cohort", "neither"]),
         ("phantom: {}\ncohort: {path: x}\ntrainings: [real]\n", ["give either `cohort", "both"]),
         ("phantom: {}\n", ["no `generators`"]),
+        ("phantom: {}\n<<x: 1\ntrainings: [real]\n", ["`<<x` is not a known field"]),
+        ("phantom: {}\ntrainings: [real]\nslices: {<x>: 1}\n", ["`slices.<x>` is not a known field"]),
         ("phantom: {}\nname: ../x\ntrainings: [real]\n", ["line 2", "`name`", "letters, digits"]),
         ("phantom: {}\ntrainings: [real, real]\n", ["line 2", "duplicate"]),
         ("preset: quickstrat\n", ["no preset 'quickstrat'", "line 1", "quickstart"]),

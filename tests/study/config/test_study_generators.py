@@ -15,6 +15,7 @@ from understudy.generators.registry import KINDS, network_type
 from understudy.study.config.networks import NETWORKS, GeneratorSpec, named_kinds, snapshot_points
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.plan import Plan, make_plan
+from understudy.study.stages.generator import models_of
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in network_type(k).known_recipes()])
@@ -196,6 +197,14 @@ def test_snapshots_are_generators_of_one_training() -> None:
     assert sampled.spec["snapshot_kimg"] == 50
     assert any(j.name.startswith("segmenter synthetic-g-50kimg") for j in plan.jobs)
     assert any(j.name == "annotations g-50kimg" for j in plan.jobs)
+    audits = {j.name: j for j in plan.jobs if j.stage == "audit"}
+    assert list(audits) == ["audit g", "audit g-25kimg", "audit g-50kimg", "audit g-75kimg", "audit h"]
+    audited = audits["audit g-50kimg"]
+    assert dict(audited.inputs)["sample"] == sampled.id
+    assert dict(audited.inputs)["generator"] == trained.id  # whose weights at this point are tested
+    assert audited.spec["snapshot_kimg"] == 50
+    assert "snapshot_kimg" not in audits["audit g"].spec
+    assert models_of([Path("job")], audited.spec) == [Path("job/model/snapshots/50kimg")]
 
 
 def test_ids_without_snapshots_stay_and_the_study_reads_itself() -> None:

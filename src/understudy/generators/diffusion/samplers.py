@@ -228,7 +228,7 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """Samples start ... start + count - 1 of a seed, float32 [count, *shape] on the CPU; shape: (C, H, W).
 
-    Sample i of a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its
+    Sample i of a seed is the same on one device bit by bit, whatever is asked for: its noise comes from a stream of its
     own, keyed by (seed, i), and it is always computed with the same neighbours. dtype: of the network's activations,
     by which it is told how many samples are computed together. An UnderstudyError for steps that the process cannot
     give.

@@ -14,7 +14,7 @@ from understudy.io.settings import Settings
 from understudy.runtime.devices import resolve_precision
 from understudy.runtime.memory import in_parts
 
-SMALLEST_BLOCK = 8  # samples computed together, unless even they are more than a device is filled by
+SMALLEST_BLOCK = 8  # samples computed together; fewer only if a smaller block already fills the device
 
 Network = TypeVar("Network", bound=nn.Module)
 Config = TypeVar("Config")
@@ -108,7 +108,7 @@ class LatentGenerator(nn.Module):
     ) -> Tensor:
         """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU; stored noise, if any.
 
-        Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
+        Sample i of a seed is the same on one device bit by bit, whatever is asked for: its z is drawn from (seed, i),
         and it is always computed with the same neighbours (see `in_blocks`). dtype: None for `sampling_precision`.
         """
         device, resolution = next(self.parameters()).device, self.config.resolution

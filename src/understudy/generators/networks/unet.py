@@ -11,7 +11,8 @@ from typing import Any, Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serialize
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
@@ -54,6 +55,9 @@ class DiffusionConfig(NetworkConfig):
     )
     rescale_timesteps: bool = Field(False, description="show the network time as if T were 1000")
     rescale_vlb: bool = Field(True, description="weigh the variational bound by T / 1000")
+    told_movement: bool = Field(
+        False, description="set by the training's `augment`: how an image was moved is an input"
+    )
 
     @model_validator(mode="after")
     def _has_steps(self) -> Self:
@@ -62,9 +66,10 @@ class DiffusionConfig(NetworkConfig):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`patch` came later and is left out at its default: older studies keep the ids of their jobs."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("patch", 1)}
+    def _as_before(self, handler: Serialize) -> dict[str, Any]:
+        """What came later is left out at its default: older studies keep the ids of their jobs."""
+        later = (("patch", 1), ("told_movement", False))
+        return {name: value for name, value in handler(self).items() if (name, value) not in later}
 
     def check_size(self) -> None:
         if not self.widths or self.inner >> (len(self.widths) - 1) < 2 or min(self.widths) < 1:
@@ -238,10 +243,17 @@ class UNet(nn.Module):
         self.norm = GroupNorm(widths[0])
         outputs = config.channels * (2 if config.learn_sigma else 1)  # the noise, and the variance if it is learned
         self.out = zeroed(Conv(widths[0], outputs * config.patch**2, 3, padding=1))
+        # last, so that the others start as those of a plain network; without bias, so that zero is no movement
+        self.movement = nn.Linear(6, 4 * base, bias=False) if config.told_movement else None
 
-    def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations."""
-        time = F.silu(self.time[1](F.silu(self.time[0](sinusoids(t, self.config.model_channels)))))
+    def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32, moved: Tensor | None = None) -> Tensor:
+        """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations; moved: [N, 6], how the images
+        were (`ada.movement`), None for not at all, as in sampling."""
+        time = self.time[1](F.silu(self.time[0](sinusoids(t, self.config.model_channels))))
+        if moved is not None:
+            assert self.movement is not None
+            time = time + self.movement(moved)
+        time = F.silu(time)
         layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
         x = F.pixel_unshuffle(x, self.config.patch)  # [N, C P^2, R / P, R / P], P: the patch
         h = self.stem(x.to(dtype, memory_format=layout))  # [N, widths[0], R / P, R / P]

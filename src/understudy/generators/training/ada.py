@@ -1,8 +1,10 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020, arXiv 2006.06676), geometric operations only.
+"""Geometric augmentation: all channels, the annotation included, move together.
 
-The discriminator never sees an image that was not augmented with probability p, neither real nor synthetic; p follows
-how much it overfits. All channels, the annotation included, move together. Colour operations are left out: they would
-break the relation between the sequences' intensities, which the generator has to learn.
+For GANs it is adaptive discriminator augmentation (Karras et al. 2020, arXiv 2006.06676): the discriminator never sees
+an image that was not augmented with probability p, neither real nor synthetic; p follows how much it overfits. To a
+diffusion model the movement is an input, which is zero when it is sampled (Jun et al. 2020; Karras et al. 2022,
+arXiv 2206.00364, app. F.2), so that its samples are not augmented. Colour operations are left out: they would break the
+relation between the sequences' intensities, which the generator has to learn.
 """
 
 import math
@@ -19,7 +21,20 @@ from understudy.io.settings import Settings
 FEW = 5000  # real slices below which "auto" augments
 
 
-class AugmentConfig(Settings, frozen=True):
+class MoveConfig(Settings, frozen=True):
+    """Which operations move an image and its annotation, each with probability p."""
+
+    p: float = Field(0.0, ge=0, lt=1, description="probability of each operation; 0: no augmentation")
+    flip: bool = Field(True, description="mirror left and right")
+    quarter_turns: bool = Field(False, description="turn by 90, 180 or 270 degrees")
+    translate: float = Field(0.0, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
+    scale: float = Field(0.1, ge=0, le=8, description="isotropic scaling, standard deviation in octaves")
+    stretch: float = Field(0.1, ge=0, le=8, description="anisotropic scaling, standard deviation in octaves")
+    rotate: float = Field(20.0, ge=0, le=180, description="rotation, at most this many degrees")
+    shift: float = Field(0.06, ge=0, le=1, description="fractional translation, standard deviation, part of the edge")
+
+
+class AugmentConfig(MoveConfig, frozen=True):
     """What the discriminator's augmentation does and how its probability is controlled."""
 
     mode: Literal["off", "auto", "adaptive", "fixed"] = Field(
@@ -30,8 +45,6 @@ class AugmentConfig(Settings, frozen=True):
     interval: int = Field(4, ge=1, description="adaptive: steps between adjustments of p")
     kimg: float = Field(100.0, gt=0, description="adaptive: kimg in which p could go from 0 to 1 (official: 500)")
     p_max: float = Field(0.85, gt=0, le=1, description="adaptive: p stays below, as augmentation leaks near 1")
-    flip: bool = Field(True, description="mirror left and right")
-    quarter_turns: bool = Field(False, description="turn by 90, 180 or 270 degrees")
     translate: float = Field(0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
     scale: float = Field(0.2, ge=0, le=8, description="isotropic scaling, standard deviation in octaves")
     stretch: float = Field(0.2, ge=0, le=8, description="anisotropic scaling, standard deviation in octaves")
@@ -45,75 +58,42 @@ class AugmentConfig(Settings, frozen=True):
         return self.model_copy(update={"mode": mode})
 
 
-class Augment:
-    """Applies the augmentation and, if adaptive, controls its probability.
+class Mover:
+    """Draws how images are moved, and moves them.
 
     Attributes:
         p: current probability of each operation.
     """
 
-    def __init__(self, config: AugmentConfig) -> None:
-        self.config = config
-        self.p = 0.0 if config.mode == "off" else config.p
-        self._signs: list[float | Tensor] = []
-        self._images = 0  # real images since the last adjustment
+    def __init__(self, config: MoveConfig) -> None:
+        self.config, self.p = config, config.p
 
-    def observe(self, sign: float | Tensor, images: int) -> None:
-        """Takes the mean of sign(D(real)) of one step of so many images; adjusts p when the interval is over.
-
-        A tensor is read only then, as that waits for a GPU.
-        """
-        if self.config.mode != "adaptive":
-            return
-        self._signs.append(sign)
-        self._images += images
-        if len(self._signs) < self.config.interval:
-            return
-        mean = sum(map(float, self._signs)) / len(self._signs)
-        direction = (mean > self.config.target) - (mean < self.config.target)
-        self.p = min(max(self.p + direction * self._images / (self.config.kimg * 1000), 0.0), self.config.p_max)
-        self._signs.clear()
-        self._images = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
-        return {"p": self.p, "signs": [float(sign) for sign in self._signs], "images": self._images}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict()`."""
-        self.p, self._signs, self._images = state["p"], list(state["signs"]), state["images"]
-
-    def apply(self, images: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
+    def apply(self, images: Tensor, drawn: Mapping[str, Tensor], annotation: int = 0) -> Tensor:
         """images [N, C, H, W] in [-1, 1], -1 being the background -> the same shape, differentiable in `images`.
 
-        Samples that no operation was drawn for are returned untouched.
+        The last `annotation` channels take the nearest pixel, which leaves a class a class; the others are interpolated
+        bilinearly. Samples that no operation was drawn for are returned untouched.
         """
         if not drawn:
             return images
         matrix, active = drawn["matrix"].to(images.device), drawn["active"].to(images.device)
         grid = F.affine_grid(matrix[:, :2], list(images.shape), align_corners=False)
-        moved = F.grid_sample(images + 1, grid, padding_mode="zeros", align_corners=False) - 1
-        images = torch.where(active[:, None, None, None], moved, images)
-        return images.masked_fill(drawn["hole"].to(images.device), -1.0) if "hole" in drawn else images
+        channels = images.shape[1] - annotation
+        parts = [(images[:, :channels], "bilinear"), (images[:, channels:], "nearest")][: 1 + bool(annotation)]
+        moved = [F.grid_sample(part + 1, grid, mode, "zeros", align_corners=False) - 1 for part, mode in parts]
+        return torch.where(active[:, None, None, None], torch.cat(moved, dim=1), images)
 
     def draw(self, count: int, resolution: int, rng: torch.Generator) -> dict[str, Tensor]:
         """What is done to each of `count` images; {} at p = 0. `rng` lives on the CPU.
 
         Returns:
             matrix [count, 3, 3], maps from output to input coordinates (the image is [-1, 1]^2); active [count],
-            whether they do anything; hole [count, 1, resolution, resolution], where cutout is on.
+            whether they do anything.
         """
         if self.p <= 0:
             return {}
         matrix, active = self._draw_matrix(count, resolution, rng)
-        drawn = {"matrix": matrix, "active": active}
-        if self.config.cutout > 0:  # a square around a random centre, with probability p
-            centre = torch.rand(2, count, 1, generator=rng)
-            positions = (torch.arange(resolution) + 0.5) / resolution
-            rows, columns = (positions - centre).abs() < self.config.cutout / 2  # each [N, resolution]
-            chosen = torch.rand(count, 1, 1, generator=rng) < self.p
-            drawn["hole"] = (rows[:, :, None] & columns[:, None, :] & chosen)[:, None]
-        return drawn
+        return {"matrix": matrix, "active": active}
 
     def _draw_matrix(self, count: int, resolution: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         c = self.config
@@ -152,6 +132,59 @@ class Augment:
         return total, active
 
 
+class Augment(Mover):
+    """Applies the discriminator's augmentation and, if adaptive, controls its probability."""
+
+    config: AugmentConfig
+
+    def __init__(self, config: AugmentConfig) -> None:
+        super().__init__(config)
+        self.p = 0.0 if config.mode == "off" else config.p
+        self._signs: list[float | Tensor] = []
+        self._images = 0  # real images since the last adjustment
+
+    def observe(self, sign: float | Tensor, images: int) -> None:
+        """Takes the mean of sign(D(real)) of one step of so many images; adjusts p when the interval is over.
+
+        A tensor is read only then, as that waits for a GPU.
+        """
+        if self.config.mode != "adaptive":
+            return
+        self._signs.append(sign)
+        self._images += images
+        if len(self._signs) < self.config.interval:
+            return
+        mean = sum(map(float, self._signs)) / len(self._signs)
+        direction = (mean > self.config.target) - (mean < self.config.target)
+        self.p = min(max(self.p + direction * self._images / (self.config.kimg * 1000), 0.0), self.config.p_max)
+        self._signs.clear()
+        self._images = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"p": self.p, "signs": [float(sign) for sign in self._signs], "images": self._images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict()`."""
+        self.p, self._signs, self._images = state["p"], list(state["signs"]), state["images"]
+
+    def apply(self, images: Tensor, drawn: Mapping[str, Tensor], annotation: int = 0) -> Tensor:
+        """With the holes of cutout set to the background."""
+        images = super().apply(images, drawn, annotation)
+        return images.masked_fill(drawn["hole"].to(images.device), -1.0) if "hole" in drawn else images
+
+    def draw(self, count: int, resolution: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """With hole [count, 1, resolution, resolution] where cutout is on: a square around a random centre."""
+        drawn = super().draw(count, resolution, rng)
+        if drawn and self.config.cutout > 0:
+            centre = torch.rand(2, count, 1, generator=rng)
+            positions = (torch.arange(resolution) + 0.5) / resolution
+            rows, columns = (positions - centre).abs() < self.config.cutout / 2  # each [N, resolution]
+            chosen = torch.rand(count, 1, 1, generator=rng) < self.p
+            drawn["hole"] = (rows[:, :, None] & columns[:, None, :] & chosen)[:, None]
+        return drawn
+
+
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
     """Rows (a b c), (d e f), (0 0 1), each entry [N] -> [N, 3, 3]."""
     zero, one = torch.zeros_like(a), torch.ones_like(a)
@@ -161,3 +194,11 @@ def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) ->
 def _rotation(angle: Tensor) -> Tensor:
     zero = torch.zeros_like(angle)
     return _matrix(angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero)
+
+
+def movement(drawn: Mapping[str, Tensor]) -> Tensor | None:
+    """What a network is told of `Mover.draw`: the map [N, 6] less the identity, so 0 for an image as it is."""
+    if not drawn:
+        return None
+    matrix = drawn["matrix"][:, :2]
+    return (matrix - torch.eye(3, device=matrix.device)[:2]).flatten(1)

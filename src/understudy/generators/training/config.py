@@ -5,11 +5,12 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serialize
 
 from understudy.generators.joint import Annotation
 from understudy.generators.networks.progressive import LevelSchedule
-from understudy.generators.training.ada import AugmentConfig
+from understudy.generators.training.ada import AugmentConfig, MoveConfig
 from understudy.io.settings import Count, Positive, Settings
 
 
@@ -262,6 +263,12 @@ class DiffusionTraining(TrainingConfig):
     ema_beta: float = Field(0.9999, ge=0, lt=1, description="decay of the EMA network per step")
     ema_rampup: bool = Field(False, description="decay at most (1 + steps) / (10 + steps)")
     min_snr: float | None = Field(None, gt=0, description="loss weighted by min(SNR, this) / SNR (Hang et al. 2023: 5)")
+    augment: MoveConfig = Field(MoveConfig(), description="image and annotation are moved, and the network is told how")
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
+        """Without an augmentation that is off: trainings from before there was one keep their identity."""
+        return {name: value for name, value in handler(self).items() if name != "augment" or self.augment.p}
 
 
 def lazy_ratio(interval: int) -> float:

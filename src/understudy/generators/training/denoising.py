@@ -14,6 +14,8 @@ from torch import Tensor
 
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.joint import annotation_channels
+from understudy.generators.training.ada import Mover, movement
 from understudy.generators.training.config import DiffusionTraining
 from understudy.generators.training.data import seeded_generator
 from understudy.generators.training.distributed import ProcessGroup
@@ -24,13 +26,18 @@ PREVIEW_SAMPLER = SamplerConfig(kind="dpm++", steps=12)  # enough to see what ha
 
 
 def denoising_step(diffusion: DiffusionState) -> None:
-    """One training step: each image of the batch is noised at a step t of its own, drawn evenly; then the EMA."""
+    """One training step: each image of the batch is noised at a step t of its own, drawn evenly; then the EMA.
+
+    With augmentation the image is moved before, and the network is told how.
+    """
     config, model = diffusion.config, diffusion.model
     rng = seeded_generator(config.seed, 2, diffusion.steps)
     shape = (diffusion.batch, model.channels, model.resolution, model.resolution)
     t = torch.randint(len(diffusion.process), shape[:1], generator=rng)
-    inputs = diffusion.local_rows({"t": t, "noise": torch.randn(shape, generator=rng)})
-    inputs["clean"] = diffusion.data.batch(diffusion.steps, diffusion.batch)
+    noise, moved = torch.randn(shape, generator=rng), diffusion.mover.draw(diffusion.batch, model.resolution, rng)
+    inputs = diffusion.local_rows({"t": t, "noise": noise, "moved": moved})
+    clean = diffusion.data.batch(diffusion.steps, diffusion.batch)
+    inputs["clean"] = diffusion.mover.apply(clean, inputs["moved"], diffusion.annotation_channels)
     with dropout_seed(diffusion):
         diffusion.backward_and_step("generator", inputs, partial(denoising_loss, diffusion))
     steps = diffusion.steps + 1
@@ -40,7 +47,8 @@ def denoising_step(diffusion: DiffusionState) -> None:
 
 def denoising_loss(diffusion: DiffusionState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the predicted noise or velocity, and with learned variance the variational bound, of a micro-batch."""
-    network, process = partial(diffusion.generator, dtype=diffusion.dtype), diffusion.process
+    network = partial(diffusion.generator, dtype=diffusion.dtype, moved=movement(part["moved"]))
+    process = diffusion.process
     losses = training_losses(network, process, part["clean"], part["t"], part["noise"], diffusion.config.min_snr)
     stats = {name if name == "loss" else f"loss_{name}": values.mean() for name, values in losses.items()}
     return losses["loss"].mean(), stats
@@ -69,7 +77,11 @@ class DiffusionState(TrainingState):
         self, slices: SliceSet, rows: NDArray[np.int64], model: Any, config: DiffusionTraining, device: torch.device,
         processes: ProcessGroup | None = None,
     ) -> None:  # fmt: skip
+        if config.augment.p:
+            model = model.model_copy(update={"told_movement": True})
         super().__init__(slices, rows, model, config, device, processes)
+        self.mover = Mover(config.augment)
+        self.annotation_channels = annotation_channels(slices.classes, config.annotation)
         self.process = model.process()
         adam = torch.optim.AdamW(
             self.generator.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True

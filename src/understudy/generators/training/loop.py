@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from understudy.generators.joint import annotation_channels
 from understudy.generators.registry import network_type
 from understudy.generators.training.config import TrainingConfig
 from understudy.generators.training.distributed import ProcessGroup, check_devices, launch, started
-from understudy.generators.training.monitor import Monitor
+from understudy.generators.training.monitor import Monitor, Watcher
 from understudy.generators.training.state import TrainingState
 from understudy.io.files import sha256_json
 from understudy.runtime.checkpoints import StopRequest
@@ -35,6 +36,7 @@ def train(
     devices: int = 1,
     nodes: int = 1,
     processes: ProcessGroup | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Path:
     """Trains a generator on rows of a slice set; the same call continues an interrupted training.
 
@@ -49,6 +51,7 @@ def train(
         device: "auto", "cpu", "cuda", "cuda:1", ...
         devices, nodes: so many devices of each of so many machines share every batch, see `distributed`.
         processes: set in each of their processes.
+        watchers: are told what happens, see `Watcher`; several processes need ones that can be pickled.
 
     Returns:
         `run_dir`.
@@ -64,7 +67,7 @@ def train(
     if processes is None and (devices * nodes != 1 or started()[1] > 1):
         check_devices(device, devices, nodes)
         arguments = {"slices": slices, "rows": rows, "model": model, "config": config, "run_dir": run_dir}
-        return launch(train, arguments | {"progress": progress}, device, devices, nodes)
+        return launch(train, arguments | {"progress": progress, "watchers": watchers}, device, devices, nodes)
     folder, processes = Path(run_dir), processes or ProcessGroup()
     rows = np.arange(len(slices)) if rows is None else np.asarray(rows, np.int64)
     check_fit(slices, rows, model, config)
@@ -75,10 +78,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     state = network_type(model.kind).state(slices, rows, model, config, resolve_device(device), processes)
     state.check_batches()
-    monitor = Monitor(state, slices, rows, folder, identity)  # restores the last checkpoint
+    monitor = Monitor(state, slices, rows, folder, identity, watchers)  # restores the last checkpoint
     images, saved = state.images, time.monotonic()
     last = math.ceil(config.kimg * 1000)
-    with StopRequest() as stop, track(last, "training generator", "images", images, progress and monitor.writes) as bar:
+    shown = track(last, "training generator", "images", images, progress and monitor.writes)
+    with closing(monitor), StopRequest() as stop, shown as bar:
         for _ in training_steps(state):
             losses = monitor.after_step(images)  # history, pictures of samples, snapshots
             bar.advance(state.images - images, **losses)

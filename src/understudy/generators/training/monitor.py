@@ -7,9 +7,9 @@ import importlib.util
 import logging
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 import matplotlib.image
@@ -32,12 +32,26 @@ PREVIEW = 64  # samples that the stats of a line are taken from
 PICTURED = 12  # of them in a picture
 
 
+class Watcher(Protocol):
+    """Is told what happens in a training, for instance to log it elsewhere; what it raises ends the training."""
+
+    def step(self, images: int, stats: Mapping[str, Any]) -> None:
+        """A line of history.jsonl after so many real images: losses, rate, statistics of samples."""
+
+    def snapshot(self, images: int, picture: NDArray[np.uint8]) -> None:
+        """A picture of samples, RGB [H, W, 3]."""
+
+    def end(self) -> None:
+        """The training is finished, or was stopped, or failed."""
+
+
 class Monitor:
-    """The records of one training in its folder; only the process of rank 0 writes."""
+    """The records of one training in its folder; only the process of rank 0 writes, and tells the watchers."""
 
     def __init__(
-        self, state: TrainingState, slices: SliceSet, rows: NDArray[np.int64], folder: Path, identity: str
-    ) -> None:
+        self, state: TrainingState, slices: SliceSet, rows: NDArray[np.int64], folder: Path, identity: str,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:  # fmt: skip
         self.state, self.slices, self.rows, self.folder, self.identity = state, slices, rows, folder, identity
         self.config, self.writes = state.config, state.processes.rank == 0
         self.checkpoints = Checkpoints(folder, identity, self.config.checkpoints_kept)
@@ -51,7 +65,8 @@ class Monitor:
             self.history.resume(self.checkpoints.history)
         self.lines = History.read(self.history.path)
         self.real = Reference.of(slices, rows, self.config.annotation)
-        self.tensorboard = TensorBoardLogger(folder, self.config.tensorboard and self.writes, state.images)
+        tensorboard = TensorBoardLogger(folder, self.config.tensorboard and self.writes, state.images)
+        self.watchers: list[Watcher] = [tensorboard, *watchers] if self.writes else []
         self._warned: list[str] = []  # faults last warned of
         self._last_line = state.seconds, state.images
 
@@ -63,14 +78,14 @@ class Monitor:
     def save(self) -> None:
         """Writes a checkpoint."""
         if self.writes:
-            self.checkpoints.save(self.state.state_dict(), self.state.steps)
+            self.checkpoints.save(self.state.state_dict(), self.state.steps, self.history.text)
 
     def after_step(self, before: int) -> dict[str, Any]:
         """Keeps, pictures and notes what is due after a step that began at `before` images; gives noted losses."""
         state, config = self.state, self.config
         for kimg in config.keep_weights_kimg:
             if self.writes and before < kimg * 1000 <= state.images:
-                save_model(snapshot_folder(self.folder, kimg), state.ema, self.record())
+                self.keep(snapshot_folder(self.folder, kimg))
 
         def due(every_kimg: float) -> bool:
             every = max(1, round(every_kimg * 1000))
@@ -83,7 +98,8 @@ class Monitor:
             images, labels, _ = decode(state.preview(PICTURED), self.slices.classes, config.annotation)
             picture = sample_grid(images, labels, len(self.slices.classes))
             save_picture(self.folder / f"samples-{self.kimg:08.1f}.png", picture)
-            self.tensorboard.picture(picture, state.images)
+            for watcher in self.watchers:
+                watcher.snapshot(state.images, picture)
         return {name: value for name, value in line.items() if name.startswith("loss")}
 
     def add_line(self, with_samples: bool) -> dict[str, Any]:
@@ -112,16 +128,25 @@ class Monitor:
         self.lines.append(line)
         if self.writes:
             self.history.append(**line)
-            self.tensorboard.scalars(line | {"seconds_per_kimg": 1000 / max(rate, 1e-9)}, state.images)
+            for watcher in self.watchers:
+                watcher.step(state.images, line | {"seconds_per_kimg": 1000 / max(rate, 1e-9)})
         return line
 
     def finish(self) -> None:
         """Writes the result and deletes the checkpoints."""
         if self.writes:
-            save_model(self.folder, self.state.ema, self.record(), getattr(self.state, "discriminator", None))
+            self.keep(self.folder)
             self.checkpoints.clear()
-        self.tensorboard.close()
         self.state.processes.barrier()
+
+    def close(self) -> None:
+        """Tells the watchers that it is over."""
+        for watcher in self.watchers:
+            watcher.end()
+
+    def keep(self, folder: Path) -> None:
+        """Writes the model as it is now; of a GAN with its discriminator, by which its weights are audited."""
+        save_model(folder, self.state.ema, self.record(), getattr(self.state, "discriminator", None))
 
     def record(self) -> dict[str, Any]:
         """The run's config.json."""
@@ -139,7 +164,7 @@ class Monitor:
         }  # fmt: skip
 
 
-class TensorBoardLogger:
+class TensorBoardLogger:  # a `Watcher`
     """TensorBoard's event file of a run, below its folder; does nothing if not wanted or not installed.
 
     Args:
@@ -155,18 +180,18 @@ class TensorBoardLogger:
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images + 1 if images else None)
 
-    def scalars(self, stats: Mapping[str, Any], images: int) -> None:
+    def step(self, images: int, stats: Mapping[str, Any]) -> None:
         """Adds a point to each curve; what is not a number is left out."""
         for name, value in stats.items() if self._writer else ():
             if isinstance(value, int | float) and name != "kimg":
                 self._writer.add_scalar(name, value, images)
 
-    def picture(self, picture: NDArray[np.uint8], images: int) -> None:
+    def snapshot(self, images: int, picture: NDArray[np.uint8]) -> None:
         """Adds a picture of samples."""
         if self._writer is not None:
             self._writer.add_image("samples", picture, images, dataformats="HWC")
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Writes what is pending."""
         if self._writer is not None:
             self._writer.close()

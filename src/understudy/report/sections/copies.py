@@ -70,7 +70,9 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
         caption = "How near each slice is to its nearest training slice. Grey: slices of new patients."
         if any(numbers["null"]["thresholds"][view] is not None for view in histograms):
             caption += " Slices right of the dashed line are too near."
-        blocks += shown(Figure(panels, "" if i else caption))
+        figures = shown(Figure(panels, "" if i else caption))
+        snapshot = data.training_of(name)[0] != name  # of these there may be many
+        blocks += [Details("Figures", figures)] if snapshot and figures else figures
     limits = next(iter(audits.values()))["verdict"]["limits"] if audits else []
     blocks += [Details("What the audit cannot say", [Bullets(limits)], True)] if limits else []
     kept = {name: {k: v for k, v in n.items() if k != "histograms"} for name, n in audits.items()}

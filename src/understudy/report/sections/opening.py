@@ -11,7 +11,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN, paired_difference, ranks
 from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, SUSPICIOUS, Answer, Comparison, primary
-from understudy.report.conclusion import LINES, OUT, conclusion
+from understudy.report.conclusion import LINES, OUT, best_to_share, conclusion
 from understudy.report.content import Block, Content, Details, Figure, Html, Section
 from understudy.report.data import ReportData, count, number, percent
 from understudy.report.plots.style import INK, Panel, one_plot, panel_of
@@ -67,6 +67,13 @@ class Verdict:
     better_than: Part
     alone: str = "–"  # relative Dice of its slices alone, in a cell
     added: str = "–"  # and with the real ones
+    weights_tell: bool | None = None  # who was trained on; None: not tested, or on too few patients
+
+    @property
+    def dice(self) -> float:
+        """Relative Dice of its slices alone, else added to the real ones; minus infinity for none."""
+        found = (self.useful.numbers.get(key) for key in ("alone", "added"))
+        return next((float(c["relative_dice"]) for c in found if c), -math.inf)
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -76,8 +83,7 @@ class Verdict:
 
 def section(content: Content) -> Section:
     """The answer, the verdicts, what was studied and how strong the evidence is."""
-    data, answer = content.data, content.answer
-    verdicts = make_verdicts(data, content.scored, answer, content.audits)
+    data, answer, verdicts = content.data, content.answer, content.verdicts
     strength, command = "", str(data.provenance.get("command") or "understudy run STUDY")
     foreign = [name for name, fields in data.study.get("generators", {}).items() if "layout" in fields]
     lines = conclusion(answer.headline, verdicts, command, foreign)
@@ -109,6 +115,7 @@ def section(content: Content) -> Section:
             "conclusion": lines, "baseline": answer.baseline.setting.id if answer.baseline else None,
             "margin": data.margin, "comparisons": [_as_numbers(c) for c in answer.comparisons],
         },
+        "recommended": {what: best and best.generator for what, best in best_to_share(verdicts).items()},
         "settings": [vars(s) for s in data.settings],
         "collapsed": [{"setting": s, "repeat": r} for s, r in sorted(data.collapsed)],
         "mean_name": MEAN, "summary": content.summary.frame,
@@ -249,8 +256,9 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
         copy = _copy(audits.get(name), data.leaks.get(name, {}), has_slices=name in data.synthetic or bool(mine))
         useful = _useful(data, name, answer, alone, added, copy.kind)
         better = _better(data, scored, answer, {"alone": alone, "added": added}, placed.get(name), len(names))
-        cells = (_share(data, answer, c) for c in (alone, added))
-        made.append(Verdict(name, data.shown(name), useful, copy, better, *cells))
+        cells = _share(data, answer, alone), _share(data, answer, added)
+        tell = _weights_tell((audits.get(name) or {}).get("membership"))
+        made.append(Verdict(name, data.shown(name), useful, copy, better, *cells, tell))
     # those without a rank come last
     return sorted(made, key=lambda v: v.better_than.numbers.get("rank") or math.inf)
 
@@ -371,6 +379,13 @@ def _copy_of_training(audit: dict[str, Any] | None, has_slices: bool) -> Part:
     if alarms["rate"] is not None:
         tested += f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
     return Part(kind, title, [*lines, f"{tested}."], numbers)
+
+
+def _weights_tell(member: dict[str, Any] | None) -> bool | None:
+    """What a membership inference says, by the audit's own rule."""
+    if not member or min(member["training_patients"], member["heldout_patients"]) < FEWEST_PATIENTS:
+        return None
+    return bool(member["low"] > 0.5)
 
 
 def _better(

@@ -94,6 +94,8 @@ def _explain(entry: dict[str, Any], model: type[BaseModel], lines: Lines) -> str
         keys = tuple(key for key in (*loc, *details["path"]) if not key.startswith("<"))
     prefix, path = _prefix(keys, lines), ".".join(keys)
     if kind == "extra_forbidden":
+        if keys[-1:] != loc[-1:]:  # a name that looks like one of ours for the parts of a union, such as "<<"
+            keys, path = (*keys, loc[-1]), ".".join([*keys, loc[-1]])
         return f"{prefix}`{path}` is not a known field{_meant_field(keys, value, model, tags)}"
     if kind == "missing":
         return f"{prefix}`{path}` is missing"

@@ -98,8 +98,7 @@ def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
     samples = {name: generator_jobs(study, name, prepare, jobs) for name in names}
     sampled = [job for job in jobs if job.stage == "sample"]
     if study.audit is not None:
-        # Snapshots are there to be compared, not to be shared; the finished generator of their training is audited.
-        jobs += [audit_job(study, job, prepare) for job in sampled if "snapshot_kimg" not in job.spec]
+        jobs += [audit_job(study, job, prepare) for job in sampled]
     refuse_too_many(study, facts)
     trained: dict[tuple[str, int], str] = {}
     for setting in settings(study):

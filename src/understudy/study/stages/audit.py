@@ -9,12 +9,15 @@ from understudy.slices import SliceSet
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of
 from understudy.study.stages.data import training_rows
+from understudy.study.stages.generator import models_of
 
 
 def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] | None = None) -> Job:
     """The audit of a generator's samples; `subset` as in `generator_jobs`."""
     config = (study.audit or AuditConfig()).model_dump(mode="json")
     spec = {"name": sampled.spec["name"], "config": config, **({"subset": subset} if subset else {})}
+    if "snapshot_kimg" in sampled.spec:
+        spec["snapshot_kimg"] = sampled.spec["snapshot_kimg"]  # whose weights are tested
     models = [entry for entry in sampled.inputs if entry[0] == "generator"]
     of = f" of {subset['patients']} patients" if subset else ""
     inputs = [("prepare", prepare), ("sample", sampled.id), *models]
@@ -39,7 +42,7 @@ def audit(context: Context) -> dict[str, Any]:
     rows = training_rows(real, context.spec.get("subset"))
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
     # membership scores by the (first) generator, if it gives any; a folder of images has none
-    models = [folder / "model" for folder in context.inputs.get("generator", [])][:1]
+    models = models_of(context.inputs.get("generator", []), context.spec)[:1]
     scores = next((MembershipScores(m, device) for m in models if supports_membership_inference(m)), None)
     try:
         done = perform(real, real, made, config, rows, scores, work, device, context.progress)

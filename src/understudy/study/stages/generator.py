@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.read import folder_mark, layout_of
+from understudy.generators.folder import snapshot_folder
 from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.config import AuditConfig
@@ -115,21 +117,24 @@ def _train_plugin(context: Context, slices: SliceSet, rows: Any) -> dict[str, An
 def sample(context: Context) -> dict[str, Any]:
     """Makes the synthetic slice set `slices`, or reads it from a folder of images that somebody else made."""
     from understudy.generators.diffusion.samplers import SamplerConfig
-    from understudy.generators.folder import snapshot_folder
     from understudy.generators.sample import sample_set
 
     spec = context.spec
     if "folder" in spec:
         return _read_samples(context)
-    models = [folder / "model" for folder in context.inputs["generator"]]
-    if "snapshot_kimg" in spec:
-        models = [snapshot_folder(model, spec["snapshot_kimg"]) for model in models]
+    models = models_of(context.inputs["generator"], spec)
     sampler = None if spec["sampler"] is None else SamplerConfig.model_validate(spec["sampler"])
     made = sample_set(
         models, spec["count"], spec["seed"], context.folder / "slices",
         psi=spec["psi"], device=context.device, progress=context.progress, sampler=sampler,
     )  # fmt: skip
     return {"slices": len(made), "content_hash": made.content_hash}
+
+
+def models_of(trained: Iterable[Path], spec: dict[str, Any]) -> list[Path]:
+    """Of the folders of trainings the models that a job samples or audits: the finished ones, or a state on the way."""
+    models = [folder / "model" for folder in trained]
+    return [snapshot_folder(model, spec["snapshot_kimg"]) for model in models] if "snapshot_kimg" in spec else models
 
 
 def _read_samples(context: Context) -> dict[str, Any]:
