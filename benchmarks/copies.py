@@ -79,7 +79,7 @@ class Planter:
 
     def kinds(self) -> dict[str, tuple[Pixels, Pixels, np.ndarray]]:
         rng, edge = self.rng, self.labels.shape[-1]
-        tenth = edge / 10
+        tenth, pixel = edge / 10, edge / 64  # lengths in pixels are those of slices of 64 x 64
 
         def gammas():
             return np.exp(rng.choice([-1, 1], 4) * rng.uniform(0.15, 0.35, 4))
@@ -97,8 +97,8 @@ class Planter:
             "noise 8 %": lambda x, m: (noisy(x, rng, 0.08), m),
             "16 grey levels": lambda x, m: (x // 16 * 16 + 8, m),
             "blur of 1/50 of the edge": lambda x, m: (as_bytes(gaussian_filter(1.0 * x, (0, edge / 50, edge / 50))), m),
-            "moved by (3, -2) pixels": lambda x, m: moved(x, m, (3, -2)),
-            "moved (3, -2), gamma 1.25": lambda x, m: (curved(moved(x, m, (3, -2))[0], [1.25] * 4), m),
+            "moved by (3, -2) pixels": lambda x, m: moved(x, m, (3 * pixel, -2 * pixel)),
+            "moved (3, -2), gamma 1.25": lambda x, m: (curved(moved(x, m, (3 * pixel, -2 * pixel))[0], [1.25] * 4), m),
             "moved by a tenth of the edge": lambda x, m: moved(x, m, place(tenth)),
             "turned by 7 degrees": lambda x, m: moved(x, m, degrees=7 * sign()),
             "turned by 14 degrees": lambda x, m: moved(x, m, degrees=14 * sign()),
@@ -106,7 +106,7 @@ class Planter:
             "magnified by 0.91": lambda x, m: moved(x, m, scale=0.91),
             "mirrored": lambda x, m: moved(x, m, mirror=True),
             "mirrored, 4 degrees": lambda x, m: moved(x, m, degrees=4 * sign(), mirror=True),
-            "elastic 1.5 pixels": lambda x, m: warped(x, m, rng, 1.5),
+            "elastic 1.5 pixels": lambda x, m: warped(x, m, rng, 1.5 * pixel),
             "contrast of each channel": lambda x, m: (curved(x, gammas()), m),
             "all: moved, 8 degrees, 1.05, noise 4 %, gammas": lambda x, m: (
                 noisy(curved(moved(x, m, place(0.05 * edge), 8 * sign(), 1.05)[0], gammas()), rng, 0.04), m),

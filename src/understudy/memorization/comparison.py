@@ -120,7 +120,7 @@ class Comparison:
                 "transform": turned,
                 "patient": self._patients(rows),
                 **{c: found[c].to_numpy() for v in (*TESTED, IN_PLACE) if (c := f"{v}.score") in found},
-                **({"kind": found["copy.kind"].to_numpy()} if "copy.kind" in found else {}),
+                **{n: found[c].to_numpy() for n in ("kind", "y", "x") if (c := f"copy.{n}") in found},
             }
         )
 

@@ -20,7 +20,7 @@ from scipy.ndimage import affine_transform, binary_dilation, gaussian_filter, ma
 from understudy.memorization import conformal
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Floats, Ints, Null
-from understudy.memorization.views import IN_PLACE, TESTED, transform
+from understudy.memorization.views import IN_PLACE, SHOWN, TESTED, transform
 from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
@@ -172,6 +172,7 @@ def planted_copies(heads: Bytes, pixel: float | None = None, quarter_turns: bool
         Planted("moved, turned, magnified, contrast, noise", everything),
         Planted("lesion in another head", partial(pasted, heads=heads, lesion=True), annotated=True),
         Planted("part of the brain in another head", partial(pasted, heads=heads, lesion=False)),
+        Planted(f"the same, moved by {by(1 / 32)}", lambda *x: moved(*pasted(*x, heads, False), x[2], 1 / 32)),
     ]
     return [*kinds, Planted("quarter turn", quarter_turn, must=True)] if quarter_turns else kinds
 
@@ -211,7 +212,7 @@ class Controls:
 
     detections: tuple[Detection, ...]
     false_alarms: FalseAlarms
-    scores: dict[str, Floats] = field(default_factory=dict)  # kind of copy -> scores [n, V]
+    scores: dict[str, Floats] = field(default_factory=dict)  # kind of copy -> scores [n, V] of `SHOWN`
     unsearched: str = ""  # kind of copy that these sets do not allow to search for, and why
 
     @property
@@ -274,7 +275,7 @@ def run_controls(
         part = found.iloc[start : start + len(clusters)]
         start += len(clusters)
         detections.append(_detection(kind, part, clusters, nulls, config.quantile))
-        of_kind[kind.name] = scores_of(part)
+        of_kind[kind.name] = scores_of(part, SHOWN)
     unsearched = f"lesion in another head (no {without} slice is annotated)" if without else ""
     return Controls(tuple(detections), false_alarms(nulls[0], config), of_kind, unsearched)
 

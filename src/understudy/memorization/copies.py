@@ -6,9 +6,10 @@ candidates only costs power, never validity. For every slice:
 1. `KEPT` training slices, the nearest ones in upright frames (`frames.py`) under ten poses, by whitened vectors;
 2. each registered (`registration.py`) and compared where both are known: `moved`, and after a small warp `warped`;
 3. the best pair of training slices under a common shift, by least squares of whitened vectors: `blended`;
-4. its annotated region beside those of all training slices, against the third best patient: `lesion`.
+4. its annotated region beside those of all training slices, against the third best patient: `lesion`;
+5. discs on a grid beside the same places of training slices, against the fifth best patient: `part`.
 
-Training slices, searched for among those of other patients, say how far each of the four numbers goes by chance. The
+Training slices, searched for among those of other patients, say how far each of the five numbers goes by chance. The
 score is the largest of them on that scale.
 """
 
@@ -36,13 +37,14 @@ from understudy.memorization.frames import (
     vectors,
     warp,
 )  # fmt: skip
-from understudy.memorization.lesions import Lesions, regions
+from understudy.memorization.lesions import Lesions, covered, regions
 from understudy.memorization.registration import affine, elastic
 from understudy.memorization.retrieval import best_pair, explained, highest
+from understudy.memorization.windows import Windows
 from understudy.roles import Part, UnfitSets
 from understudy.runtime.lazy import pandas as pd
 
-KINDS = ("moved", "warped", "blended", "lesion")
+KINDS = ("moved", "warped", "blended", "lesion", "part")
 KEPT = 2  # candidates that are registered; the better one is warped too
 SHIFTS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # cells, along both axes: a tenth of the edge
 FINER = (0.4, 0.2, 0.1)  # cells, steps from the best of these shifts
@@ -56,11 +58,12 @@ DIGITS = 6  # of a score: below is what float32 rounds
 
 
 class _Found(NamedTuple):
-    """Of a chunk of slices, by kind: numbers [n, 4] on an unbounded scale, training positions, mirrored or not."""
+    """Of a chunk of slices, by kind: numbers [n, 5] on an unbounded scale, training positions, mirrored or not."""
 
     value: torch.Tensor
     column: torch.Tensor
     mirrored: torch.Tensor
+    place: torch.Tensor  # of a part, [n, 2]
 
 
 class Copies:
@@ -104,28 +107,45 @@ class Copies:
             nowhere = torch.zeros(1, device=self.device)
             flat = self._shifted(linear, nowhere, nowhere)[:, 0]
             crops = regions(images, labels, [(0.0, 0.0)], (False,))
-            return maps, frames.half(), vectors(cells(frames)), flat, crops[0] + start, crops[1][:, 0]
+            small = sized(images, FRAME).half()
+            return (
+                maps,
+                frames.half(),
+                vectors(cells(frames)),
+                flat,
+                crops[0] + start,
+                crops[1][:, 0],
+                covered(labels),
+                small,
+            )
 
         made = zip(*in_chunks(self.part, channels, CHUNK, prepared, device, "training slices", progress), strict=True)
-        self.maps, self.frames, upright, flat, annotated, crops = (torch.cat(each) for each in made)
+        self.maps, self.frames, upright, flat, annotated, crops, share, small = (torch.cat(each) for each in made)
         sample = torch.from_numpy(np.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).astype(np.int64))
         with single_threaded():
             self.whitened, self.whitened_linear = Whitening(upright[sample]), Whitening(flat[sample])
         self.upright, self.flat = self.whitened(upright), self.whitened_linear(flat, centred=False)
-        self.lesions = Lesions(annotated, crops, self.codes)
+        self.lesions = Lesions(annotated, crops, share, self.codes)
+        self.windows = Windows(small, self.codes)
 
     def search(self, part: Part, progress: bool = False) -> pd.DataFrame:
-        """One row a slice: `copy.score` in -1..1, `copy.row`, `copy.transform` (4 if mirrored), `copy.kind`."""
+        """One row a slice: `copy.score` in -1..1, `copy.row`, `copy.transform` (4 if mirrored), `copy.kind`.
+
+        `copy.y` and `copy.x`: middle of a copied part, as parts of the edge; NaN for other kinds.
+        """
         found = self._found(part, None, progress)
         z = (found.value.double() - self.middle) / self.spread
         best, kind = z.max(1)
         take = torch.arange(len(best)), kind
+        place = found.place.masked_fill((kind != KINDS.index("part"))[:, None], float("nan")).cpu().numpy()
         return pd.DataFrame(
             {
                 "copy.score": np.round(torch.tanh(best / SCALE).cpu().numpy(), DIGITS),
                 "copy.row": np.asarray(self.part.rows)[found.column[take].cpu().numpy()],
                 "copy.transform": 4 * found.mirrored[take].cpu().numpy().astype(np.int64),
                 "copy.kind": np.array(KINDS)[kind.cpu().numpy()],
+                "copy.y": place[:, 0],
+                "copy.x": place[:, 1],
             }
         )
 
@@ -138,11 +158,13 @@ class Copies:
             moved, warped, column, mirrored = self._registered(local, heads(images), own)
             blended, first = self._blended(linear, own)
             lesion, beside, flipped = self.lesions.search(images, labels, own)
+            part, around, place = self.windows.search(images, own)
             near = [torch.atanh(v.clamp(-0.9999, 0.9999)) for v in (moved, warped, blended)]
             return _Found(
-                torch.stack([*near, lesion], 1),
-                torch.stack([column, column, first, beside], 1),
-                torch.stack([mirrored, mirrored, torch.zeros_like(flipped), flipped], 1),
+                torch.stack([*near, lesion, part], 1),
+                torch.stack([column, column, first, beside, around], 1),
+                torch.stack([mirrored, mirrored, never := torch.zeros_like(flipped), flipped, never], 1),
+                place,
             )
 
         channels = self.part.slices.channels

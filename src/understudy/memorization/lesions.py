@@ -14,13 +14,16 @@ STEPS = (-1.0, 0.0, 1.0)  # pixels by which the middle of the annotation may be 
 COARSE, TRIED = 12, 8  # pixels by which patients are chosen, and how many are
 RIVAL = 3  # the best patient is compared with the third best
 FLOOR = 0.02  # unexplained part that noise leaves
+LARGEST = 2.0  # annotation that is searched for, in largest annotations of training slices
 
 
 class Lesions:
     """Annotated regions of training slices: their positions [m], `regions` [m, C, B, B]; `codes`: patients of all."""
 
-    def __init__(self, columns: torch.Tensor, crops: torch.Tensor, codes: torch.Tensor) -> None:
+    def __init__(self, columns: torch.Tensor, crops: torch.Tensor, share: torch.Tensor, codes: torch.Tensor) -> None:
         self.columns, self.codes = columns, codes[columns]
+        # an annotation twice as large as any real one is no lesion, but what a poor generator draws
+        self.largest = LARGEST * float(share.max()) if len(share) else 0.0
         self.patients, self.able = int(codes.max()) + 1, len(torch.unique(self.codes)) > RIVAL
         spread = crops.std((0, 2, 3)) if len(crops) else torch.ones(crops.shape[1], device=crops.device)
         self.spread = spread.clamp(min=1e-3)[:, None, None]
@@ -39,7 +42,7 @@ class Lesions:
         score, column = torch.zeros(n, device=device), torch.zeros(n, dtype=torch.long, device=device)
         mirrored = torch.zeros(n, dtype=torch.bool, device=device)
         steps = [(y, x) for y in STEPS for x in STEPS]
-        index, crops, weights = regions(images, labels, steps, (False, True))
+        index, crops, weights = regions(images, labels, steps, (False, True), self.largest)
         if not self.able or not len(index):
             return score, column, mirrored
         crops, still = crops / self.spread, [len(steps) // 2, len(steps) + len(steps) // 2]
@@ -83,13 +86,23 @@ def _correlations(x: torch.Tensor, w: torch.Tensor, known: torch.Tensor, squares
     return (both / (theirs.clamp(min=1e-3) * mine.clamp(min=1e-3)).sqrt()).clamp(0, 1)
 
 
+def covered(labels: torch.Tensor) -> torch.Tensor:
+    """Part of each slice that is annotated."""
+    return (labels > 0).float().mean((1, 2))
+
+
 def regions(
-    images: torch.Tensor, labels: torch.Tensor, steps: list[tuple[float, float]], mirrors: tuple[bool, ...]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Annotated slices among these, crops [m, tried, C, B, B] around annotations, and these [m, tried, 1, B, B]."""
+    images: torch.Tensor, labels: torch.Tensor, steps: list[tuple[float, float]], mirrors: tuple[bool, ...],
+    largest: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Annotated slices among these, crops [m, tried, C, B, B] around annotations, and these [m, tried, 1, B, B].
+
+    `largest`: part of the slice that an annotation may cover.
+    """
     size = images.shape[-1]
     mask = (sized((labels[:, None] > 0).float(), size) > 0.3).float()
-    large = ((labels > 0).float().mean((1, 2)) >= SMALLEST) & (mask.sum((1, 2, 3)) > 0)
+    share = covered(labels)
+    large = (share >= SMALLEST) & (share <= largest) & (mask.sum((1, 2, 3)) > 0)
     index = large.nonzero()[:, 0]
     crop = max(4, round(CROP * size))
     if not len(index):

@@ -18,7 +18,7 @@ from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import Search, in_place, searching
 from understudy.memorization.verdict import Findings, Verdict
-from understudy.memorization.views import IN_PLACE, TESTED
+from understudy.memorization.views import IN_PLACE, SHOWN, TESTED
 from understudy.memorization.words import README, as_markdown, verdict
 from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
@@ -186,7 +186,7 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
             "smallest_patient_p": 1 / (null.count + 1),
             "slices_needed": findings.needed,
             "thresholds": {
-                view: threshold(scores_of(comparison.heldout, [view])[:, 0], quantile) for view in (*TESTED, IN_PLACE)
+                view: threshold(scores_of(comparison.heldout, [view])[:, 0], quantile) for view in SHOWN
             },
         },
         "flags": asdict(findings.flags),
@@ -220,9 +220,10 @@ def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
 
 def _histograms(comparison: Comparison, findings: Findings) -> dict[str, Any]:
     """Counts of the nearest scores of synthetic and held-out slices and planted copies, by view, in common bins."""
-    main, shown = comparison.main, {}
-    groups = {"synthetic": main.p.scores, "held-out": main.null.scores, COPY: findings.controls.scores[COPY]}
-    for v, view in enumerate(TESTED):
+    found = {"synthetic": comparison.main.nearest, "held-out": comparison.heldout}
+    groups = {name: scores_of(table, SHOWN) for name, table in found.items()} | {COPY: findings.controls.scores[COPY]}
+    shown = {}
+    for v, view in enumerate(SHOWN):
         columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in groups.items()}
         low = min(float(np.quantile(values, 0.002)) for values in columns.values() if len(values))
         edges = np.linspace(low, 1.0, 49)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from understudy.io.files import atomic_path
-from understudy.memorization.views import COPY_VIEW, TESTED, TITLES, transform
+from understudy.memorization.views import COPY_VIEW, SHOWN, TITLES, transform
 from understudy.slices import SliceSet
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def _save(figure: Figure, path: Path) -> None:
 
 def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
     """For each tested view three histograms below each other: held-out, synthetic, planted copies; the axes [3, V]."""
-    figure.set_size_inches(4.6 * len(TESTED), 4.4)
+    figure.set_size_inches(4.6 * len(SHOWN), 4.4)
     figure.set_layout_engine("constrained")
-    axes: NDArray[Any] = figure.subplots(3, len(TESTED), sharex="col", squeeze=False)
-    for v, view in enumerate(TESTED):
+    axes: NDArray[Any] = figure.subplots(3, len(SHOWN), sharex="col", squeeze=False)
+    for v, view in enumerate(SHOWN):
         shown = numbers["histograms"][view]
         edges = np.array(shown["edges"])
         limit = numbers["null"]["thresholds"][view]

@@ -29,7 +29,7 @@ EQUAL = 0.9999  # correlation in place that equal slices have at least
 
 
 def searching(config: AuditConfig, device: str, progress: bool, work_dir: Path | None = None) -> Search:
-    """The search of an audit; synthetic slices as copies, faint ones in place, others in both ways.
+    """The search of an audit: faint slices in place, all others as copies as well.
 
     `work_dir` keeps what is found, so that a killed audit continues with the next search.
     """
@@ -48,8 +48,7 @@ def searching(config: AuditConfig, device: str, progress: bool, work_dir: Path |
         shown, tables = progress and name != "planted", [pd.DataFrame({"row": part.rows})]
         if not name.endswith("faint"):
             tables.append(copies_of(among, shown).search(part, shown))
-        if not name.endswith("synthetic"):
-            tables.append(in_place(part, among, device=device))
+        tables.append(in_place(part, among, device=device))
         found = pd.concat(tables, axis=1)
         if stored:
             with atomic_path(stored) as temporary:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 COPY_VIEW = "copy"  # any kind of copy, see `copies.py`
 IN_PLACE = "stacked"  # correlation in place, all channels as one image: dimmed copies and near-duplicates
 TESTED = (COPY_VIEW,)  # by which slices are flagged, jointly if there are several
-TITLES = {COPY_VIEW: "any kind of copy"}
+SHOWN = (*TESTED, IN_PLACE)  # the second is the paper's check, and decides on slices of little contrast only
+TITLES = {COPY_VIEW: "any kind of copy", IN_PLACE: "correlation in place"}
 
 
 def transform(images: NDArray[Any], k: int) -> NDArray[Any]:
