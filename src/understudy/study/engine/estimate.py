@@ -42,7 +42,7 @@ REACHED = {"generator": 0.95, "sample": 1.0, "segmenter": 0.9, "evaluate": 1.0}
 # seconds a step more than its operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
 HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} | {"unet": 5.7e9, "swin": 1.5e10}
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
-VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
+VOXELS_A_SECOND = {"phantom": 1.3e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the calibration's speed
 COMPRESSED = 0.5  # bytes on disk per byte of slices
@@ -168,7 +168,7 @@ class Estimate:
 
     def phantom(self) -> tuple[float, float]:
         patients, voxels = self.facts.patients, self.facts.voxels
-        return patients * (0.05 + voxels / VOXELS_A_SECOND["phantom"]), patients * voxels * 6.0
+        return patients * (0.01 + voxels / VOXELS_A_SECOND["phantom"]), patients * voxels * 6.0
 
     def prepare(self) -> tuple[float, float]:
         facts, pixels = self.facts, self.pixels
@@ -228,7 +228,7 @@ class Estimate:
             made = sum(self.samples(self.plan.by_id[job_id]) for role, job_id in self.job.inputs if role == "sample")
             slices = made + (real if spec["cell"]["training"] != "synthetic" else 0)
         flops, weights = self.segmenter_cost(self.job)
-        validated = facts.shape[2] * training.validations * facts.counts["val"]
+        validated = facts.slices_each * training.validations * facts.counts["val"]  # those that the rule drops are not
         passes = training.planned_steps(slices) * training.batch * 3 + validated  # backward counts as two forward
         speed = reached(self.machine, "segmenter", spec["model"]["kind"], 3 * flops * training.batch)
         return _limited(passes * flops / speed, training.max_minutes), weights * 4.0
@@ -237,7 +237,8 @@ class Estimate:
         trained, facts = self.input("segmenter"), self.facts
         flops, _ = self.segmenter_cost(trained)
         speed = reached(self.machine, "evaluate", trained.spec["model"]["kind"], 3 * 32 * flops)
-        predicting = facts.shape[2] * flops / speed
+        shown = facts.shape[2] if self.job.spec["dropped_slices"] == "predict" else facts.slices_each
+        predicting = shown * flops / speed
         scoring = 0.06 + facts.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
         return facts.counts["test"] * (predicting + scoring), facts.counts["test"] * facts.voxels * 0.01
 
