@@ -39,7 +39,9 @@ def official_discriminator(model: StyleGan2 | StyleGan3) -> dict[str, np.ndarray
     for name, value in model.discriminator.state_dict().items():
         parts = name.split(".")
         if parts[0] == "blocks":
-            name = f"b{model.config.resolution >> int(parts[1])}." + ".".join(parts[2:]).replace("from_image", "fromrgb")
+            name = f"b{model.config.resolution >> int(parts[1])}." + ".".join(parts[2:]).replace(
+                "from_image", "fromrgb"
+            )
         else:
             name = "b4." + name.replace("dense", "fc")
         arrays["D/" + name] = value.numpy()

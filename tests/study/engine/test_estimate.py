@@ -74,7 +74,9 @@ def test_every_stage_has_an_estimate_that_follows_its_work() -> None:
 @pytest.mark.usefixtures("fixed_speed")
 def test_slices_that_the_rule_drops_are_predicted_only_where_the_study_says_so() -> None:
     swin = {"quality": None, "segmenters": {"swin": {"training": {"epochs": None, "samples": 16, "warmup_samples": 0}}}}
-    kept, every = (costs(**swin, evaluation={"dropped_slices": how})["evaluate"][0] for how in ("background", "predict"))
+    kept, every = (
+        costs(**swin, evaluation={"dropped_slices": how})["evaluate"][0] for how in ("background", "predict")
+    )
     patients, scoring = 2, 0.06 + 128 * 128 * 80 * 3e-8
     assert every - patients * scoring == pytest.approx(2 * (kept - patients * scoring), rel=0.02)
 
