@@ -12,7 +12,7 @@ from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.unet import UNetConfig
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import estimate
-from understudy.study.engine.estimate import estimated, segmenter_cost
+from understudy.study.engine.estimate import estimated, reached, segmenter_cost
 from understudy.study.engine.machine import Calibration, calibrate
 from understudy.study.engine.plan import make_plan
 from understudy.study.registry import STAGES
@@ -108,6 +108,13 @@ def test_the_estimates_of_quickstart_five_are_what_its_jobs_took() -> None:
     planned = {job.name: job.seconds for job in plan.jobs}
     for name, seconds in QUICKSTART.items():
         assert planned[name] == pytest.approx(seconds, rel=0.25), name
+
+
+def test_what_a_step_waits_between_operations_is_no_shorter_where_convolutions_are_faster() -> None:
+    slow, fast = (Calibration(speed, "it", "", False) for speed in (1.93e11, 3.86e11))
+    few, many = (lambda machine, n=n: n / reached(machine, "generator", "stylegan2", n) for n in (1e6, 1e14))
+    assert few(fast) == pytest.approx(few(slow), rel=0.01) == 8.5e9 / 1.93e11 / 0.95
+    assert many(fast) == pytest.approx(many(slow) / 2, rel=0.01)
 
 
 def test_the_calibration_is_a_speed() -> None:

@@ -37,10 +37,12 @@ COSTS = Path(__file__).with_name("costs.json")
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
 # in processor time (StyleGAN 2 0.95, U-Net 1.25 without and about 0.9 with augmentation, its prediction 1.3).
 REACHED = {"generator": 0.95, "sample": 1.0, "segmenter": 0.9, "evaluate": 1.0}
-# Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
-# network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many
-# seconds a step more than its operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
+# Operations of a step that reaches half of that where convolutions reach MEASURED_AT: small steps wait between
+# operations, and longer the more of these a network has: a time, which faster convolutions do not shorten. From the
+# processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many seconds a step more than its
+# operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
 HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} | {"unet": 5.7e9, "swin": 1.5e10}
+MEASURED_AT = 1.93e11
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 VOXELS_A_SECOND = {"phantom": 1.3e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
@@ -89,7 +91,7 @@ def training_operations(config: Any, training: Any) -> float:
 
 def reached(machine: Calibration, stage: str, kind: str, flops_a_step: float) -> float:
     """Operations a second of a stage with a kind of network whose steps are of this size."""
-    half = GPU_STEP_SECONDS * machine.speed if machine.gpu else HALF_SATURATION[kind]
+    half = machine.speed * (GPU_STEP_SECONDS if machine.gpu else HALF_SATURATION[kind] / MEASURED_AT)
     return machine.speed * REACHED[stage] * flops_a_step / (flops_a_step + half)
 
 
