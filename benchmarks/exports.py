@@ -3,7 +3,7 @@
     python benchmarks/exports.py --slices 10000 --edge 64
     python benchmarks/exports.py --slices 10000 --edge 64 --folder KEPT --steps release dicom
 
-The slices, their audit and the package stay in `--folder` (default: a temporary one), so that further steps go on there.
+The slices, their audit and the package stay in `--folder` (default: a temporary one): further steps go on there.
 """
 
 from __future__ import annotations
