@@ -19,7 +19,7 @@ import numpy as np
 from understudy.exchange.export import export_images
 from understudy.io.files import read_json
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.controls import shift
+from understudy.memorization.controls import moved as move
 from understudy.memorization.perform import audit
 from understudy.memorization.screen import rows_left, screen
 from understudy.release.gate import Audited
@@ -34,7 +34,7 @@ slices: {{resolution: 32, scaling: robust}}
 split: {{test_patients: 6, validation_fraction: 0.3}}
 trainings: [real]
 """
-CONFIG = AuditConfig(copies=40, splits=10, resamples=200, within=0, more_views=False)
+CONFIG = AuditConfig(copies=40, splits=10, resamples=200, within=0)
 
 
 def run(folder: Path, text: str, name: str, until: str) -> Path:
@@ -51,7 +51,7 @@ def planted(real: SliceSet, others: SliceSet, part: str, count: int, total: int,
     images, labels = others.read(np.sort(rng.choice(len(others), total, replace=False)))
     copies, marks = real.read(np.sort(rng.choice(real.rows(split=part), count, replace=False)))
     if moved:
-        copies, marks = shift(copies, marks, rng, 2)
+        copies, marks = move(copies, marks, rng, 2 / copies.shape[-1])
     images[:count], labels[:count] = copies, marks
     return SliceSet.from_arrays(images, labels, channels=real.channels, classes=real.classes)
 

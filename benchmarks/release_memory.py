@@ -43,7 +43,7 @@ CLASSES = evenly_coded({1: "NCR/NET", 2: "ED", 3: "ET"})
 BLOCK = 10  # slices that are made at a time
 LIKE_REAL = 20  # one block of so many is made like real slices, some of which are flagged; the others like nobody's
 QUANTILE = 0.95
-CONFIG = AuditConfig(quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0, more_views=False)
+CONFIG = AuditConfig(quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0)
 ABOUT = About(
     title="Noise", short_name="NOISE", version="1", description="Noise on heads.", creators=["A"], publisher="B",
     contact="a@example.org", licence="CC0", sources=["noise"], source_terms_allow_release=True, approval="none",

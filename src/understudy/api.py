@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _MAKE_ONE = "make one with SliceSet.from_arrays or SliceSet.open"
 Recipe = Literal["quick", "workstation", "paper"]
-Transforms = Literal["none", "flips", "dihedral"]
+Transforms = Literal["none", "dihedral"]
 
 
 @contextmanager
@@ -375,7 +375,8 @@ def evaluate(
     """
     from understudy.memorization.comparison import Sides
     from understudy.memorization.config import AuditConfig
-    from understudy.memorization.leaks import find_leaks, searched
+    from understudy.memorization.leaks import find_leaks
+    from understudy.memorization.search import searching
     from understudy.metrics.overlap import apply_policy
     from understudy.metrics.scores import score_volume
     from understudy.metrics.statistics import relative_dice, summarise
@@ -395,7 +396,7 @@ def evaluate(
         raise UnderstudyError(what, where=real.path, fix="give the whole set as real: it is split here")
     parts = Sides(part_of("training", train), part_of("held-out", test), part_of("synthetic", synthetic))
     config = AuditConfig()
-    leaked = find_leaks(parts, config, searched(config, "cpu", progress)).rows
+    leaked = find_leaks(parts, config, searching(config, "cpu", progress)).rows
     if len(leaked):
         synthetic = synthetic.subset(np.setdiff1d(np.arange(len(synthetic)), leaked))
     sets = {"real": (train, None), "synthetic": (None, synthetic), "both": (train, synthetic)}
@@ -429,7 +430,7 @@ def audit(
         held_out: slices of patients that it never saw: how near new patients come by chance.
         synthetic: the slices to be judged.
         quantile: a slice nearer to the training slices than this part of held-out ones is flagged.
-        transforms: also look for mirrored ("flips") or turned ("dihedral") copies.
+        transforms: "dihedral" also looks for copies turned by quarters; mirrored ones are always looked for.
         options: further arguments of `memorization.perform.audit`, e.g. `copies=300`.
 
     Raises:

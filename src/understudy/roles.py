@@ -61,6 +61,10 @@ class Part:
         """The rows that are marked."""
         return Part(self.name, self.slices, self.rows[mask])
 
+    def at(self, positions: NDArray[np.int64]) -> "Part":
+        """The rows at these positions."""
+        return Part(self.name, self.slices, self.rows[positions])
+
 
 def part_of(name: str, slices: SliceSet, splits: Sequence[str] | None = None) -> Part:
     """The rows of these splits; all, if the set has no column `split` or `splits` is None."""

@@ -18,7 +18,7 @@ from understudy.slices import SliceSet, SliceWriter, evenly_coded
 CHANNELS = ("T1w", "FLAIR")
 CLASSES = evenly_coded({1: "lesion"})
 EDGE = 16
-FAST = AuditConfig(copies=24, splits=10, resamples=200, within=80)
+FAST = AuditConfig(copies=10, splits=10, resamples=200, within=80)
 
 
 def heads(patient: int, count: int, seed: int = 0, edge: int = EDGE) -> tuple[np.ndarray, np.ndarray]:

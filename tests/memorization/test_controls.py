@@ -8,7 +8,17 @@ from made import heads
 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Null
-from understudy.memorization.controls import blend, false_alarms, gamma, noise, planted_copies, shift, turned, warp
+from understudy.memorization.controls import (
+    blend,
+    contrasts,
+    false_alarms,
+    gamma,
+    moved,
+    noise,
+    pasted,
+    planted_copies,
+    warp,
+)
 
 IMAGES, LABELS = heads(0, 6)
 CONFIG = AuditConfig(splits=20, resamples=200)
@@ -19,9 +29,9 @@ def rng() -> np.random.Generator:
 
 
 def test_every_kind_keeps_shape_and_type_and_repeats_itself() -> None:
-    names = [s.name for s in planted_copies("dihedral")]
+    names = [s.name for s in planted_copies(IMAGES, 1.0, True)]
     assert len(set(names)) == len(names)
-    for kind in planted_copies("dihedral"):
+    for kind in planted_copies(IMAGES, 1.0, True):
         images, labels = kind.change(IMAGES, LABELS, rng())
         again, _ = kind.change(IMAGES, LABELS, rng())
         assert images.shape == IMAGES.shape
@@ -33,19 +43,47 @@ def test_every_kind_keeps_shape_and_type_and_repeats_itself() -> None:
 
 
 def test_simple_changes_are_what_their_names_say() -> None:
-    assert (planted_copies()[0].change(IMAGES, LABELS, rng())[0] == IMAGES).all()
-    assert (turned(IMAGES, LABELS, rng(), 4)[0] == IMAGES[..., ::-1]).all()
-    assert (turned(IMAGES, LABELS, rng(), 1)[0][0, 0] == np.rot90(IMAGES[0, 0])).all()
-    moved, marks = shift(IMAGES, LABELS, rng(), 2)
-    for image, original, mark, label in zip(moved, IMAGES, marks, LABELS, strict=True):
-        rolls = [(axis, by) for axis in (1, 2) for by in (2, -2)]
-        inner = np.s_[:, 2:-2, 2:-2]
-        fits = [(image[inner] == np.roll(original, by, axis)[inner]).all() for axis, by in rolls]
-        axis, by = rolls[fits.index(True)]
-        assert sum(fits) == 1
-        assert (mark[2:-2, 2:-2] == np.roll(label, by, axis - 1)[2:-2, 2:-2]).all()
+    kinds = {kind.name: kind for kind in planted_copies(IMAGES, 2.0, quarter_turns=True)}
+    assert (kinds["exact"].change(IMAGES, LABELS, rng())[0] == IMAGES).all()
+    assert (kinds["mirrored"].change(IMAGES, LABELS, rng())[0] == IMAGES[..., ::-1]).all()
+    assert (kinds["quarter turn"].change(IMAGES, LABELS, rng())[0][0, 0] == np.rot90(IMAGES[0, 0])).all()
+    assert "moved by 3.2 mm" in kinds  # a tenth of 16 pixels of 2 mm
     bright = gamma(np.full((1, 1, 2, 2), 64, np.uint8), LABELS[:1], rng(), 0.5)[0]
     assert bright.max() == round(255 * (64 / 255) ** 0.5)
+    assert (np.diff(contrasts(np.full((3, 2, 2, 2), 64, np.uint8), LABELS[:3], rng())[0][:, :, 0, 0]) != 0).all()
+
+
+def test_a_copy_is_moved_turned_and_magnified_by_what_is_said() -> None:
+    edge = 65
+    dot, labels = np.zeros((20, 1, edge, edge), np.uint8), np.zeros((20, edge, edge), np.uint8)
+    dot[:, :, 31:34, 41:44], labels[:, 31:34, 41:44] = 255, 1  # 10 pixels right of the middle
+
+    def middle(images: np.ndarray) -> np.ndarray:  # [n, 2]
+        at = np.arange(edge) - (edge - 1) / 2
+        weight = images[:, 0].astype(float) / images[:, 0].sum((1, 2))[:, None, None]
+        return np.stack([(weight * at[:, None]).sum((1, 2)), (weight * at).sum((1, 2))], 1)
+
+    away = middle(moved(dot, labels, rng(), share=0.1)[0]) - [0, 10]
+    assert np.hypot(*away.T) == pytest.approx(6.5, abs=0.1)
+    assert len(np.unique(away.round(1), axis=0)) > 10  # in all directions
+    turned = middle(moved(dot, labels, rng(), degrees=30)[0])
+    assert np.abs(np.rad2deg(np.arctan2(turned[:, 0], turned[:, 1]))) == pytest.approx(30, abs=0.5)
+    assert {1, -1} == set(np.sign(turned[:, 0]))
+    images, marks = moved(dot, labels, rng(), magnified=1.2)
+    assert middle(images)[:, 1] == pytest.approx(12, abs=0.1)
+    assert middle(255 * marks[:, None])[:, 1] == pytest.approx(12, abs=0.3)
+
+
+def test_only_the_lesion_of_a_pasted_copy_is_the_patients() -> None:
+    images, labels = np.full((2, 1, 64, 64), 200, np.uint8), np.zeros((2, 64, 64), np.uint8)
+    labels[:, 20:30, 20:30] = 1
+    made, marks = pasted(images, labels, rng(), np.full((3, 1, 64, 64), 50, np.uint8), lesion=True)
+    assert (marks == labels).all()
+    assert (made[:, 0, 22:28, 22:28] >= 199).all()
+    assert (made[:, 0, 40:] == 50).all()
+    disc, none = pasted(images, labels, rng(), np.full((3, 1, 64, 64), 50, np.uint8), lesion=False)
+    assert not none.any()
+    assert 150 < (disc[0, 0] > 125).sum() <= np.pi * (64 / 6 + 1) ** 2
 
 
 def test_noise_is_a_share_of_bright_tissue() -> None:
@@ -58,14 +96,14 @@ def test_blends_and_warps() -> None:
     half = blend(IMAGES, LABELS, rng(), 0.5)[0].astype(int)
     assert np.abs(half - (IMAGES.astype(int) + np.roll(IMAGES, 3, 0)) / 2).max() <= 0.5
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, None, None] * 3, (3, 1, 64, 64)).copy()
-    moved = warp(ramp, np.zeros((3, 64, 64), np.uint8), rng(), 1.0)[0].astype(float)
-    assert 0.3 < np.abs(moved - ramp)[..., 8:-8, 8:-8].mean() / 3 < 1.0  # along one axis of the mean displacement
+    bent = warp(ramp, np.zeros((3, 64, 64), np.uint8), rng(), 1 / 64)[0].astype(float)
+    assert 0.3 < np.abs(bent - ramp)[..., 8:-8, 8:-8].mean() / 3 < 1.0  # along one axis of the mean displacement
 
 
-def test_mirrored_copies_must_be_found_only_where_they_are_looked_for() -> None:
-    must = {s.name for s in planted_copies() if s.must}
+def test_quarter_turns_must_be_found_only_where_they_are_looked_for() -> None:
+    must = {s.name for s in planted_copies(IMAGES) if s.must}
     assert must == {"exact", "noise 2 %", "noise 5 %", "gamma 0.7", "gamma 1.4"}
-    assert {s.name for s in planted_copies("dihedral") if s.must} == must | {"flip", "quarter turn"}
+    assert {s.name for s in planted_copies(IMAGES, None, True) if s.must} == must | {"quarter turn"}
 
 
 def null_of(scores: np.ndarray, patients: int) -> Null:

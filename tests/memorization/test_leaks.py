@@ -10,10 +10,11 @@ from made import FAST, new_slices, real_set, split_of, synthetic_set
 
 from understudy.errors import UnderstudyError
 from understudy.memorization.comparison import sides
-from understudy.memorization.controls import shift
-from understudy.memorization.leaks import Leaks, find_leaks, searched
+from understudy.memorization.controls import moved as moved_by
+from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.perform import audit
 from understudy.memorization.screen import recheck, screen
+from understudy.memorization.search import searching
 from understudy.slices import SliceSet
 
 SLICES = 200
@@ -30,13 +31,13 @@ def with_copies(folder: Path, real: SliceSet, val: int, test: int, moved: bool =
     rows = np.concatenate([real.rows(split="val")[:val], real.rows(split="test")[:test]]).astype(int)
     copies, marks = real.read(rows)
     if moved:
-        copies, marks = shift(copies, marks, np.random.default_rng(1), 1)
+        copies, marks = moved_by(copies, marks, np.random.default_rng(1), 1 / 16)
     images[: len(rows)], labels[: len(rows)] = copies, marks
     return synthetic_set(folder / "s", images, labels)
 
 
 def found_in(real: SliceSet, made: SliceSet) -> Leaks:
-    return find_leaks(sides(real, real, made), FAST, searched(FAST, "cpu", False))
+    return find_leaks(sides(real, real, made), FAST, searching(FAST, "cpu", False))
 
 
 @pytest.mark.parametrize(("val", "test"), [(1, 1), (4, 6), (24, 36), (0, 2), (2, 0)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +13,10 @@ from made import EDGE, FAST, heads, new_slices, real_set, split_of, synthetic_se
 from understudy.errors import UnderstudyError
 from understudy.memorization import perform
 from understudy.memorization.comparison import sides
+from understudy.memorization.copies import Copies
 from understudy.memorization.perform import AuditResult, audit
 from understudy.memorization.pictures import save_pictures
 from understudy.memorization.screen import recheck, screen
-from understudy.memorization.search import nearest
 from understudy.memorization.words import as_markdown
 from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet, SliceWriter
@@ -61,7 +60,10 @@ def test_controls_are_in_every_audit(found: AuditResult) -> None:
     detection = {d["name"]: d for d in found.numbers["controls"]["detection"]}
     for name in ("exact", "noise 2 %", "noise 5 %", "gamma 0.7", "gamma 1.4"):
         assert detection[name]["rate"] == 1, name
-    assert detection["flip"]["rate"] < 0.5
+    for name in ("mirrored", "turned by 15 degrees", "moved by 1.6 pixels", "blend 55 % + 45 %"):
+        assert detection[name]["rate"] >= 0.9, name
+    assert detection["part of the brain in another head"]["rate"] < 0.5
+    assert "can miss" in found.verdict.headline or found.verdict.kind != "no_sign"
     alarms = found.numbers["controls"]["false_alarms"]
     assert alarms["low"] <= 0.01 <= max(alarms["high"], 0.01)
     assert alarms["rate"] < 0.06
@@ -78,14 +80,13 @@ def test_the_same_audit_twice_is_the_same(real: SliceSet, mixed: SliceSet, found
     assert json.dumps(audit(real, real, mixed, FAST).numbers) == json.dumps(found.numbers)
 
 
-def test_mirrored_copies_are_found_where_they_are_looked_for(real: SliceSet, tmp_path: Path) -> None:
+def test_mirrored_copies_are_found(real: SliceSet, tmp_path: Path) -> None:
     images, labels = real.read(real.rows(split="train")[:40])
     made = synthetic_set(tmp_path / "s", images[..., ::-1].copy(), labels[..., ::-1].copy())
-    with_flips = audit(real, real, made, FAST.model_copy(update={"transforms": "flips", "more_views": False}))
-    without = audit(real, real, made, FAST.model_copy(update={"more_views": False}))
-    assert with_flips.numbers["flags"]["rate"] == 1
-    assert without.numbers["flags"]["rate"] < 0.5
-    assert (with_flips.neighbours["transform"] != 0).all()
+    done = audit(real, real, made, FAST)
+    assert done.numbers["flags"]["rate"] == 1
+    assert (done.neighbours["transform"] == 4).mean() > 0.5
+    assert (done.neighbours["training_row"].to_numpy() == real.rows(split="train")[:40]).mean() > 0.9
 
 
 def test_what_may_be_shared_names_nobody(found: AuditResult, real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_what_may_be_shared_names_nobody(found: AuditResult, real: SliceSet, mix
     text = (tmp_path / "a" / "audit.json").read_text() + (tmp_path / "a" / "audit.md").read_text()
     assert not any(f'"{name}' in text or f" {name}" in text for name in split_of(8, 12))
     columns = pd.read_parquet(tmp_path / "a" / "p_values.parquet").columns
-    assert set(columns) == {"row", "id", "judged", "flagged", "leaked", "p", "patient_p", "p.stacked", "p.centred"}
+    assert set(columns) == {"row", "id", "judged", "flagged", "leaked", "p", "patient_p", "p.copy", "p.stacked"}
     private = {p.name for p in (tmp_path / "a" / "private").iterdir()}
     tables = {"neighbours.parquet", "heldout.parquet", "patients.csv"}
     assert private == {*tables, "README.txt", "histograms.png", "gallery.png"}
@@ -120,7 +121,7 @@ def test_p_values_can_be_worked_out_again_from_the_files(found: AuditResult, tmp
         extreme = (among + (own > theirs)).min(1) <= 1 + above.min()  # best rank as good as the slice's
         assert expected["p"] == (1 + extreme.sum()) / (1 + len(theirs))
         assert expected["patient_p"] == (1 + patients[extreme].nunique()) / (1 + patients.nunique())
-        assert expected[["p.stacked", "p.centred"]].tolist() == ((1 + above) / (1 + len(theirs))).tolist()
+        assert expected[["p.copy"]].tolist() == ((1 + above) / (1 + len(theirs))).tolist()
 
 
 def test_no_flags_still_give_a_bound(real: SliceSet, tmp_path: Path) -> None:
@@ -180,40 +181,26 @@ def test_bad_input_is_one_message(real: SliceSet, mixed: SliceSet, tmp_path: Pat
         sides(real, mixed, mixed)
 
 
-def test_a_killed_audit_continues_with_every_search(
+def test_a_killed_audit_continues_with_the_next_search(
     real: SliceSet, mixed: SliceSet, found: AuditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The searches of one audit leave each other's parts alone; the second time nothing is compared again."""
-    compared: list[int] = []
+    """What was searched for is kept beside the audit, and with it planted copies, which are training slices."""
+    searched: list[Path] = []
 
-    def counted(*args: Any, **options: Any) -> pd.DataFrame:
-        table = nearest(*args, **options)
-        compared.append(table.attrs["compared"])
-        return table
+    def watched(self: Copies, part: Part, progress: bool = False) -> pd.DataFrame:
+        searched.append(part.slices.path)
+        return plain(self, part, progress)
 
-    monkeypatch.setattr(perform, "nearest", counted)
+    plain = Copies.search
+    monkeypatch.setattr(Copies, "search", watched)
     first = audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
-    # held-out, synthetic, these among held-out slices, planted; synthetic with each other, which is not kept
-    assert len(compared) == 6
-    assert min(compared) > 0
+    assert len(searched) == 5  # held-out, synthetic, both among held-out slices, planted
+    assert searched[4].is_relative_to(tmp_path / "w")
+    next((tmp_path / "w").glob("leaks-synthetic-*")).unlink()
     again = audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
-    assert compared[6:11] == [0, 0, 0, 0, 0]
+    assert searched[5:] == [mixed.path]
     assert json.dumps(first.numbers) == json.dumps(again.numbers) == json.dumps(found.numbers)
-    assert not list((tmp_path / "w").glob("planted-*"))
-
-
-def test_planted_copies_are_kept_beside_the_audit_not_in_a_folder_of_everyone(
-    real: SliceSet, mixed: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Path] = []
-
-    def watched(queries: Part, *args: Any, **options: Any) -> pd.DataFrame:
-        seen.append(queries.slices.path)
-        return nearest(queries, *args, **options)
-
-    monkeypatch.setattr(perform, "nearest", watched)
-    audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
-    assert seen[4].is_relative_to(tmp_path / "w")
+    assert not list((tmp_path / "w").glob("planted-*/"))
 
 
 def test_a_held_out_slice_that_is_a_training_slice_is_refused(real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:
@@ -287,8 +274,41 @@ def test_sets_in_memory_and_fields_of_the_config(real: SliceSet) -> None:
     memory = SliceSet.from_arrays(real.images, real.labels, index=real.index, **names)
     train, _, _ = memory.split()
     made = SliceSet.from_arrays(images, labels, **names)
-    done = audit(train=train, held_out=memory, synthetic=made, copies=24, splits=10, resamples=200, within=80)
+    done = audit(train=train, held_out=memory, synthetic=made, copies=10, splits=10, resamples=200, within=80)
     again = audit(real, real, made, FAST)
     assert done.numbers["config"] == again.numbers["config"]
     assert done.numbers["flags"] == again.numbers["flags"]
     assert done.numbers["controls"] == again.numbers["controls"]
+
+
+def test_without_annotations_the_first_sentence_says_that_lesions_are_not_searched_for(
+    real: SliceSet, tmp_path: Path
+) -> None:
+    images, labels = new_slices(60)
+    bare = synthetic_set(tmp_path / "bare", images, 0 * labels)
+    done = audit(real, real, bare, FAST)
+    assert done.verdict.kind == "no_sign"
+    assert "lesion in another head (no synthetic slice is annotated)" in done.verdict.headline.split(":")[1]
+    assert "lesion in another head" not in {d["name"] for d in done.numbers["controls"]["detection"]}
+    names = {"channels": real.channels, "classes": real.classes}
+    unlabelled = SliceSet.from_arrays(real.images, 0 * real.labels, index=real.index, **names)
+    assert "(no training slice is annotated)" in audit(unlabelled, unlabelled, bare, FAST).verdict.headline
+
+
+def test_one_channel_is_audited_with_all_its_controls(real: SliceSet, tmp_path: Path) -> None:
+    names = {"channels": real.channels[:1], "classes": real.classes}
+    single = SliceSet.from_arrays(real.images[:, :1], real.labels, index=real.index, **names)
+    images, labels = new_slices(60)
+    images[:6] = real.images[real.rows(split="train")[:6]][..., ::-1]
+    done = audit(single, single, SliceSet.from_arrays(images[:, :1], labels, **names), FAST)
+    assert done.verdict.kind == "copies_found"
+    assert done.slices["flagged"].iloc[:6].all()
+    rate = {d["name"]: d["rate"] for d in done.numbers["controls"]["detection"]}
+    assert len(rate) == 27
+    assert min(rate[name] for name in ("exact", "mirrored", "gamma 0.7", "noise 2 %")) == 1
+
+
+def test_one_training_patient_is_refused_in_a_sentence(real: SliceSet, mixed: SliceSet) -> None:
+    with pytest.raises(UnfitSets, match="all training slices are of one patient") as refusal:
+        audit(real, real, mixed, FAST, training_rows=real.rows(subject="T0"))
+    assert perform.refused(refusal.value)["verdict"]["kind"] == "cannot_tell"

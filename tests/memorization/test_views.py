@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
 
-from understudy.memorization.config import TRANSFORMS
-from understudy.memorization.views import inverse, transform
+from understudy.memorization.views import transform
 
 
-@pytest.mark.parametrize("k", TRANSFORMS["dihedral"])
-def test_transforms_and_their_inverse(k: int) -> None:
+def test_transforms_are_the_eight_symmetries_of_the_square() -> None:
     x = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    assert np.array_equal(transform(transform(x, k), inverse(k)), x)
-    assert np.array_equal(transform(torch.from_numpy(x), k).numpy(), transform(x, k))
-    assert len({transform(x, j).tobytes() for j in range(8)}) == 8
+    assert len({transform(x, k).tobytes() for k in range(8)}) == 8
+    for k in range(8):
+        back = k if k >= 4 else -k % 4  # every mirrored one undoes itself
+        assert np.array_equal(transform(transform(x, k), back), x)

@@ -46,7 +46,7 @@ def decision(**changed: object) -> Decision:
     return Decision.model_validate({**fields, "thresholds": limits, **changed})
 
 
-CONFIG = AuditConfig(quantile=0.95, copies=40, splits=10, resamples=200, within=0, more_views=False)
+CONFIG = AuditConfig(quantile=0.95, copies=10, splits=10, resamples=200, within=0)
 
 
 def make_inputs(root: Path, *geometry: Any) -> dict[str, Path]:

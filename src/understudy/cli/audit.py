@@ -32,9 +32,8 @@ def audit_command(
     quantile: float = Option(0.99, min=0.5, max=0.9999, help="A copy is nearer than this share of held-out slices."),
     *,
     reading: Reading,
-    transforms: str = Option("none", help="Also mirrored (flips) or turned (dihedral) copies, or none."),
+    transforms: str = Option("none", help="Also copies turned by quarters (dihedral), or none."),
     seed: int = base.SeedOption,
-    memory: float = Option(1.0, min=0.1, help="Of the search, GB."),
     as_json: bool = base.JsonOption,
     sweep_subjects: str | None = Option(None, help="Audit trainings on so many patients: 5,10,20,40."),
     study: str | None = Option(None, help="With --sweep-subjects: study file or preset."),
@@ -47,11 +46,10 @@ def audit_command(
 
     Exit status 1 if copies are found or nothing can be said.
     """
-    from understudy.memorization.config import TRANSFORMS, AuditConfig
+    from understudy.memorization.config import AuditConfig
 
-    base.one_of("--transforms", transforms, list(TRANSFORMS))
-    options = {"quantile": quantile, "transforms": transforms, "seed": seed, "memory_bytes": int(memory * 1e9)}
-    config = AuditConfig.model_validate(options)
+    base.one_of("--transforms", transforms, ["none", "dihedral"])
+    config = AuditConfig.model_validate({"quantile": quantile, "transforms": transforms, "seed": seed})
     if sweep_subjects is not None:
         _sweep(sweep_subjects, study, generator, samples, config, out, device, as_json, quiet)
         return
@@ -62,10 +60,9 @@ def audit_command(
 
     done = _audited(training, heldout, synthetic, config, out, model, device, quiet, reading)
     if as_json:
-        # a row for each synthetic slice: p-values and highest correlations, never with whom
+        # a row for each synthetic slice: p-values and scores, never with whom
         scores = done.neighbours.set_index("row").filter(regex=r"\.score$")
-        named = scores.rename(columns=lambda name: f"correlation.{name.removesuffix('.score')}")
-        rows = done.slices.join(named, on="row").to_json(orient="records", double_precision=15)
+        rows = done.slices.join(scores, on="row").to_json(orient="records", double_precision=15)
         base.print_json({**done.numbers, "slices": json.loads(rows)})
     else:
         print(as_markdown(done.numbers))

@@ -5,7 +5,6 @@ The numbers from which `verdict` decides are made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,13 +17,11 @@ from understudy.memorization.concentration import Concentration, concentration, 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, Null, PValues
 from understudy.memorization.controls import Controls, scores_of
+from understudy.memorization.search import Search, equal
 from understudy.memorization.verdict import Findings, Flags
-from understudy.memorization.views import TESTED
+from understudy.memorization.views import IN_PLACE, TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
-
-# a search's name, queries, training slices -> nearest training slices (`search.nearest`)
-Search = Callable[[str, Part, Part], pd.DataFrame]
 
 
 class Sides(NamedTuple):
@@ -58,7 +55,7 @@ class Compared:
     """Synthetic slices and what was found for them."""
 
     part: Part
-    nearest: pd.DataFrame  # their nearest training slices (`search.nearest`)
+    nearest: pd.DataFrame  # their nearest training slices, as of a `Search`
     null: Null  # what they are judged by, a column a view
     views: tuple[str, ...] = TESTED
 
@@ -122,7 +119,8 @@ class Comparison:
                 "training_row": rows,
                 "transform": turned,
                 "patient": self._patients(rows),
-                **{f"{v}.score": group.p.scores[:, i] for i, v in enumerate(group.views)},
+                **{c: found[c].to_numpy() for v in (*TESTED, IN_PLACE) if (c := f"{v}.score") in found},
+                **{n: found[c].to_numpy() for n in ("kind", "y", "x") if (c := f"copy.{n}") in found},
             }
         )
 
@@ -170,7 +168,7 @@ class Comparison:
             frame["id"] = synthetic.index["id"].astype(str).to_numpy()
         frame["judged"], frame["flagged"] = False, False
         frame.loc[self.main.part.rows, "judged"] = True
-        frame[["p", "patient_p", *(f"p.{view}" for view in TESTED)]] = np.nan
+        frame[["p", "patient_p", *(f"p.{view}" for view in dict.fromkeys((*TESTED, IN_PLACE)))]] = np.nan
         for group in self.groups:
             rows = group.part.rows
             frame.loc[rows, "flagged"] = group.p.flagged(self.config.quantile)
@@ -194,18 +192,17 @@ def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
             what, fix = f"all {part.name} slices are constant or nearly empty", "check how they were made"
             raise UnfitSets(what, where=part.slices.path, fix=fix)
     heldout = search("heldout", judged.heldout, parts.training)
-    if same := int((heldout["stacked.score"] >= 1).sum()):
+    if same := int(equal(judged.heldout, parts.training, heldout).sum()):
         what = f"{same} of the held-out slices are training slices under another name of their patient"
         fix = "hold out whole patients whom the generator never saw"
         raise UnfitSets(what, where=parts.heldout.slices.path, fix=fix)
     synthetic = search("synthetic", judged.synthetic, parts.training)
-    # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and by the
-    # first view alone: less the mean training image, a dimmed copy is mostly the negative of that.
+    # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and in place.
     low = parts.synthetic
     faint = low.kept(~np.isin(low.rows, judged.synthetic.rows) & (low.contrast > 0))
-    of_faint = search("faint", faint, judged.training) if len(faint.rows) else synthetic[:0]
-    null = Null(scores_of(heldout), judged.heldout.codes)
-    groups = Compared(judged.synthetic, synthetic, null), Compared(faint, of_faint, null.view(0), TESTED[:1])
+    of_faint = search("faint", faint, judged.training) if len(faint.rows) else heldout[:0]
+    null, in_place = (Null(scores_of(heldout, views), judged.heldout.codes) for views in (TESTED, (IN_PLACE,)))
+    groups = Compared(judged.synthetic, synthetic, null), Compared(faint, of_faint, in_place, (IN_PLACE,))
     return Comparison(config, parts, judged, heldout, *groups)
 
 

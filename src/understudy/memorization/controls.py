@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import affine_transform, binary_dilation, gaussian_filter, map_coordinates
 
 from understudy.memorization import conformal
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Floats, Ints, Null
-from understudy.memorization.views import TESTED, transform
+from understudy.memorization.views import IN_PLACE, SHOWN, TESTED, transform
 from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
@@ -28,6 +28,7 @@ Bytes = NDArray[np.uint8]
 Pair = tuple[Bytes, Bytes]  # images [n, C, H, W] and labels [n, H, W]
 
 DETECTED = 0.9  # of the copies that must be found; below, an audit that finds nothing says nothing
+HEADS = 64  # slices of new patients that lesions are put in, at most
 COPY = "noise 5 %"  # planted copies that the histograms show
 
 
@@ -42,22 +43,36 @@ def noise(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) 
     return _bytes(images + rng.normal(0, 1, images.shape) * (share * np.array(bright)[None, :, None, None])), labels
 
 
-def shift(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: int) -> Pair:
-    # up, down, left or right; the edge is repeated
-    moved, marks = np.empty_like(images), np.empty_like(labels)
+def moved(
+    images: Bytes, labels: Bytes, rng: np.random.Generator, share: float = 0.0, degrees: float = 0.0,
+    magnified: float = 1.0, mirrored: bool = False,
+) -> Pair:  # fmt: skip
+    """Mirrored, turned to either side and magnified about the middle, then moved by a share of the edge anywhere."""
+    out, marks, edge = np.empty_like(images), np.empty_like(labels), images.shape[-1]
+    middle = np.full(2, (edge - 1) / 2)
     for i in range(len(images)):
-        axis, back = divmod(int(rng.integers(4)), 2)
-        places = (np.arange(images.shape[-1]) - (1 - 2 * back) * pixels).clip(0, images.shape[-1] - 1)
-        moved[i], marks[i] = np.take(images[i], places, axis + 1), np.take(labels[i], places, axis)
-    return moved, marks
+        angle, way = np.deg2rad(degrees) * rng.choice([-1, 1]), rng.uniform(0, 2 * np.pi)
+        by = share * edge * np.array([np.sin(way), np.cos(way)])
+        back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / magnified
+        places = back, middle - back @ (middle + by)
+        image, label = (x[..., ::-1] if mirrored else x for x in (images[i], labels[i]))
+        planes = [affine_transform(c.astype(float), *places, order=1, mode="nearest") for c in image]
+        out[i], marks[i] = _bytes(np.stack(planes)), affine_transform(label, *places, order=0, mode="nearest")
+    return out, marks
 
 
-def turned(images: Bytes, labels: Bytes, rng: np.random.Generator, k: int) -> Pair:
-    return np.ascontiguousarray(transform(images, k)), np.ascontiguousarray(transform(labels, k))
+def quarter_turn(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+    return np.ascontiguousarray(transform(images, 1)), np.ascontiguousarray(transform(labels, 1))
 
 
 def gamma(images: Bytes, labels: Bytes, rng: np.random.Generator, exponent: float) -> Pair:
     return _bytes(255 * (images / 255.0) ** exponent), labels
+
+
+def contrasts(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+    """Another gamma for each channel of each slice: 0.7 to 0.85, or 1 divided by it."""
+    exponents = rng.uniform(0.7, 0.85, images.shape[:2]) ** rng.choice([-1, 1], images.shape[:2])
+    return _bytes(255 * (images / 255.0) ** exponents[:, :, None, None]), labels
 
 
 def dim(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
@@ -69,24 +84,49 @@ def blur(images: Bytes, labels: Bytes, rng: np.random.Generator, sigma: float) -
     return _bytes(gaussian_filter(images.astype(np.float64), (0, 0, sigma, sigma))), labels
 
 
-def blend(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
+def blend(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float, moved_by: float = 0.0) -> Pair:
     """`share` of the slice and the rest of another planted slice (half the list further on); labels of the larger."""
     other = np.roll(images, len(images) // 2, axis=0)
-    return _bytes(share * images + (1 - share) * other.astype(np.float64)), labels
+    both = _bytes(share * images + (1 - share) * other.astype(np.float64))
+    return moved(both, labels, rng, moved_by) if moved_by else (both, labels)
 
 
-def warp(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: float) -> Pair:
-    """Small elastic deformation, smooth over a tenth of the edge; mean displacement in pixels."""
+def warp(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
+    """Small elastic deformation, smooth over a tenth of the edge; mean displacement as a share of the edge."""
     edge = images.shape[-1]
     grid = np.mgrid[:edge, :edge].astype(np.float64)
     out, marks = np.empty_like(images), np.empty_like(labels)
     for i in range(len(images)):
         shifts = gaussian_filter(rng.standard_normal((2, edge, edge)), (0, edge / 10, edge / 10))
-        places = grid + shifts * (pixels / np.hypot(*shifts).mean())
+        places = grid + shifts * (share * edge / np.hypot(*shifts).mean())
         bent = [map_coordinates(c.astype(float), places, order=1, mode="nearest") for c in images[i]]
         out[i] = _bytes(np.stack(bent))
         marks[i] = map_coordinates(labels[i], places, order=0, mode="nearest")
     return out, marks
+
+
+def everything(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+    return noise(*contrasts(*moved(images, labels, rng, 0.04, 6, 1.04), rng), rng, 0.03)
+
+
+def pasted(
+    images: Bytes, labels: Bytes, rng: np.random.Generator, heads: Bytes, lesion: bool, moved_by: float = 0.0
+) -> Pair:
+    """The annotated region and a rim, or else a disc a third of the edge wide, in one of the `heads`."""
+    out, edge = np.empty_like(images), images.shape[-1]
+    y, x = np.mgrid[:edge, :edge]
+    for i in range(len(images)):
+        if lesion:
+            part = binary_dilation(labels[i] > 0, iterations=max(1, edge // 32))
+        else:  # its middle is where the slice is bright
+            smooth = gaussian_filter(images[i].mean(0), edge / 12)
+            places = np.argwhere(smooth >= np.quantile(smooth, 0.7))
+            row, column = places[rng.integers(len(places))]
+            part = np.hypot(y - row, x - column) < edge / 6
+        soft = gaussian_filter(part.astype(float), 0.7)
+        out[i] = _bytes(soft * images[i] + (1 - soft) * heads[rng.integers(len(heads))])
+    pasted_in = out, labels if lesion else np.zeros_like(labels)
+    return moved(*pasted_in, rng, moved_by) if moved_by else pasted_in
 
 
 @dataclass(frozen=True)
@@ -96,11 +136,18 @@ class Planted:
     name: str  # e.g. "noise 5 %"
     change: Callable[[Bytes, Bytes, np.random.Generator], Pair]
     must: bool = False  # be found for an audit to be trusted
-    faint: bool = False  # judged as slices of little contrast are, by the first view alone
+    faint: bool = False  # judged as slices of little contrast are, in place
+    annotated: bool = False  # made of slices with an annotation that is not tiny
 
 
-def planted_copies(transforms: str = "none") -> list[Planted]:
-    """All kinds; under `transforms` that the search looks for, mirrored copies must be found as well."""
+def planted_copies(heads: Bytes, pixel: float | None = None, quarter_turns: bool = False) -> list[Planted]:
+    """All kinds. `heads`: slices of new patients, [n, C, H, W], that lesions are put in; `pixel`: its edge in mm."""
+    edge = heads.shape[-1]
+
+    def by(share: float) -> str:
+        length = share * edge * (pixel or 1)
+        return f"{length:.{0 if length >= 10 else 1}f} {'mm' if pixel else 'pixels'}"
+
     kinds = [
         Planted("exact", lambda images, labels, rng: (images, labels), must=True),
         Planted("noise 2 %", partial(noise, share=0.02), must=True),
@@ -108,18 +155,32 @@ def planted_copies(transforms: str = "none") -> list[Planted]:
         Planted("noise 10 %", partial(noise, share=0.10)),
         Planted("gamma 0.7", partial(gamma, exponent=0.7), must=True),
         Planted("gamma 1.4", partial(gamma, exponent=1.4), must=True),
+        Planted("contrast of each channel", contrasts),
         Planted("dimmed to 30 %", partial(dim, share=0.3), faint=True),
-        Planted("blur 1 pixel", partial(blur, sigma=1.0)),
-        Planted("shift 1 pixel", partial(shift, pixels=1)),
-        Planted("shift 2 pixels", partial(shift, pixels=2)),
-        Planted("warp 0.5 pixels", partial(warp, pixels=0.5)),
-        Planted("warp 1 pixel", partial(warp, pixels=1.0)),
+        Planted(f"blur {by(1 / 40)}", partial(blur, sigma=edge / 40)),
+        Planted(f"moved by {by(1 / 64)}", partial(moved, share=1 / 64)),
+        Planted(f"moved by {by(0.05)}", partial(moved, share=0.05)),
+        Planted(f"moved by {by(0.1)}", partial(moved, share=0.1)),
+        Planted("turned by 5 degrees", partial(moved, degrees=5)),
+        Planted("turned by 15 degrees", partial(moved, degrees=15)),
+        Planted("magnified by 0.9", partial(moved, magnified=0.9)),
+        Planted("magnified by 1.1", partial(moved, magnified=1.1)),
+        Planted("mirrored", partial(moved, mirrored=True)),
+        Planted("mirrored, turned by 5 degrees", partial(moved, mirrored=True, degrees=5)),
+        Planted(f"warped by {by(1 / 128)}", partial(warp, share=1 / 128)),
+        Planted(f"warped by {by(1 / 64)}", partial(warp, share=1 / 64)),
         Planted("blend 75 % + 25 %", partial(blend, share=0.75)),
-        Planted("blend 50 % + 50 %", partial(blend, share=0.5)),
-        Planted("flip", partial(turned, k=4), must=transforms != "none"),
-        Planted("quarter turn", partial(turned, k=1), must=True),
+        Planted("blend 55 % + 45 %", partial(blend, share=0.55)),
+        Planted(f"blend 65 % + 35 %, moved by {by(0.05)}", partial(blend, share=0.65, moved_by=0.05)),
+        Planted("moved, turned, magnified, contrast, noise", everything),
+        Planted("lesion in another head", partial(pasted, heads=heads, lesion=True), annotated=True),
+        Planted("part of the brain in another head", partial(pasted, heads=heads, lesion=False)),
+        Planted(
+            f"part of the brain in another head, moved by {by(1 / 32)}",
+            partial(pasted, heads=heads, lesion=False, moved_by=1 / 32),
+        ),
     ]
-    return kinds if transforms == "dihedral" else kinds[:-1]
+    return [*kinds, Planted("quarter turn", quarter_turn, must=True)] if quarter_turns else kinds
 
 
 @dataclass(frozen=True)
@@ -157,58 +218,94 @@ class Controls:
 
     detections: tuple[Detection, ...]
     false_alarms: FalseAlarms
-    scores: dict[str, Floats] = field(default_factory=dict)  # kind of copy -> scores [n, V]
+    scores: dict[str, Floats] = field(default_factory=dict)  # kind of copy -> scores [n, V] of `SHOWN`
+    unsearched: str = ""  # kind of copy that these sets do not allow to search for, and why
 
     @property
     def missed(self) -> list[Detection]:
         """Copies that must be found and are not."""
         return [d for d in self.detections if d.must and d.rate < DETECTED]
 
+    @property
+    def blind(self) -> list[Detection]:
+        """Copies of which too few are found."""
+        return [d for d in self.detections if d.rate < DETECTED]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the audit's JSON."""
-        return {"detection": [asdict(d) for d in self.detections], "false_alarms": asdict(self.false_alarms)}
+        plain = {"detection": [asdict(d) for d in self.detections], "false_alarms": asdict(self.false_alarms)}
+        return {**plain, "unsearched": self.unsearched}
 
     @classmethod
     def of(cls, numbers: dict[str, Any]) -> Controls:
         """The controls that an audit.json records."""
         found = numbers["controls"]
         alarms: dict[str, Any] = {k: float("nan") if v is None else v for k, v in found["false_alarms"].items()}
-        return cls(tuple(Detection(**d) for d in found["detection"]), FalseAlarms(**alarms))
+        detections = tuple(Detection(**d) for d in found["detection"])
+        return cls(detections, FalseAlarms(**alarms), unsearched=found["unsearched"])
 
 
 def run_controls(
-    training: Part, null: Null, search: Callable[[SliceSet], pd.DataFrame], config: AuditConfig,
-    work_dir: Path | None = None,
+    judged: tuple[Part, Part, Part], nulls: tuple[Null, Null], search: Callable[[SliceSet], pd.DataFrame],
+    config: AuditConfig, work_dir: Path | None = None,
 ) -> Controls:  # fmt: skip
     """Plants copies of judged training slices and searches for them; audits held-out patients against each other.
 
-    `search`: all slices of a set -> nearest training slices (`search.nearest`). Planted copies, which are training
-    slices, are kept meanwhile in `work_dir`, or the system's folder.
+    `judged`: training, held-out and synthetic slices. `nulls`: of these, and of faint ones. `search`: all slices
+    of a set -> nearest training slices. Planted copies, which are training slices, are kept meanwhile in `work_dir`,
+    or the system's folder.
     """
-    kinds, like, quantile = planted_copies(config.transforms), training.slices, config.quantile
-    rows = evenly(training, config.copies, [config.seed, 23])
-    images, labels = like.read(training.rows[rows])
-    clusters = np.unique(training.codes[rows], return_inverse=True)[1].astype(np.int64)
+    (training, heldout, synthetic), seed = judged, config.seed
+    like, annotated = training.slices, _annotated(training)
+    without = next((part.name for part in (training, synthetic) if not len(_annotated(part))), "")
+    heads = heldout.slices.read(np.sort(heldout.rows[evenly(heldout, HEADS, [seed, 24])]))[0]
+    heads = heads[:, [heldout.slices.channels.index(name) for name in like.channels]]
+    kinds = planted_copies(heads, like.spacing[0] if like.spacing else None, config.transforms == "dihedral")
+    rows = evenly(training, config.copies, [seed, 23])
+    planted: list[tuple[Planted, Ints]] = []
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="planted-", dir=work_dir) as folder:
         writer = SliceWriter(Path(folder) / "slices", like.channels, like.classes, like.resolution)
         for number, kind in enumerate(kinds):
-            changed = kind.change(images, labels, np.random.default_rng([config.seed, 21, number]))
-            writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(images))])
-        found = scores_of(search(writer.close())).reshape(len(kinds), len(rows), len(TESTED))
-    detections = []
-    for kind, scores in zip(kinds, found, strict=True):
-        alone = [conformal.p_values(scores[:, [v]], null.view(v)).flagged(quantile) for v in range(len(TESTED))]
-        flagged = alone[0] if kind.faint else conformal.p_values(scores, null).flagged(quantile)
-        interval = conformal.clustered_wilson(flagged, clusters)
-        views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
-        median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
-        detections.append(
-            Detection(kind.name, kind.must, len(scores), float(flagged.mean()), *interval, views, median)
-        )  # fmt: skip
-    of_kind = {kind.name: scores for kind, scores in zip(kinds, found, strict=True)}
-    return Controls(tuple(detections), false_alarms(null, config), of_kind)
+            if kind.annotated and without:
+                continue
+            among = evenly(training.at(annotated), config.copies, [seed, 25]) if kind.annotated else rows
+            chosen = annotated[among] if kind.annotated else among
+            changed = kind.change(*like.read(training.rows[chosen]), np.random.default_rng([seed, 21, number]))
+            writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(chosen))])
+            planted.append((kind, np.unique(training.codes[chosen], return_inverse=True)[1].astype(np.int64)))
+        found = search(writer.close())
+    detections, of_kind, start = [], {}, 0
+    for kind, clusters in planted:
+        part = found.iloc[start : start + len(clusters)]
+        start += len(clusters)
+        detections.append(_detection(kind, part, clusters, nulls, config.quantile))
+        of_kind[kind.name] = scores_of(part, SHOWN)
+    unsearched = f"lesion in another head (no {without} slice is annotated)" if without else ""
+    return Controls(tuple(detections), false_alarms(nulls[0], config), of_kind, unsearched)
+
+
+def _annotated(part: Part) -> Ints:
+    """Positions of slices with annotations of at least 0.5 % of the slice."""
+    share = [(labels > 0).mean((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
+    return np.flatnonzero(np.concatenate(share) >= 0.005).astype(np.int64)
+
+
+def _detection(
+    kind: Planted, found: pd.DataFrame, clusters: Ints, nulls: tuple[Null, Null], quantile: float
+) -> Detection:
+    """How many of the copies of one kind are flagged; `clusters`: patient of each."""
+    null, in_place = nulls
+    scores = scores_of(found)
+    alone = [conformal.p_values(scores[:, [v]], null.view(v)).flagged(quantile) for v in range(len(TESTED))]
+    flagged = conformal.p_values(scores, null).flagged(quantile)
+    if kind.faint:
+        flagged = conformal.p_values(scores_of(found, (IN_PLACE,)), in_place).flagged(quantile)
+    interval = conformal.clustered_wilson(flagged, clusters)
+    views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
+    median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
+    return Detection(kind.name, kind.must, len(scores), float(flagged.mean()), *interval, views, median)
 
 
 def scores_of(found: pd.DataFrame, views: Sequence[str] = TESTED) -> Floats:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.memorization.comparison import Search, Sides, compare
-from understudy.memorization.config import AuditConfig
+from understudy.memorization.comparison import Sides, compare
+from understudy.memorization.config import COMPARED, AuditConfig
 from understudy.memorization.conformal import Ints
-from understudy.memorization.controls import Controls, false_alarms
-from understudy.memorization.search import nearest
+from understudy.memorization.controls import Controls, evenly, false_alarms
+from understudy.memorization.search import Search, equal, in_place
 from understudy.memorization.verdict import REASONS, Kind, Verdict, reason
-from understudy.roles import Part, UnfitSets
+from understudy.roles import UnfitSets
 
 PARTS = {"val": "validation patients", "validation": "validation patients", "test": "test patients"}
 EXACT = "exact"  # reason where the numbers of patients and slices tell nothing but copies are equal to the last pixel
@@ -90,36 +90,31 @@ def words(leak: dict[str, Any]) -> str:
     )
 
 
-def find_leaks(parts: Sides, config: AuditConfig, search: Search) -> Leaks:
+def find_leaks(parts: Sides, config: AuditConfig, search: Search, device: str = "cpu") -> Leaks:
     """Searches for the synthetic slices among the held-out ones (`parts.heldout`); `search` as of `compare`.
 
     Raises nothing for sets that do not allow it: then `kind` is "cannot_tell".
     """
-    held = parts.heldout
-    sides = Sides(held, parts.training, parts.synthetic)
+    held, training, made = parts.heldout, parts.training, parts.synthetic
+    sides = Sides(held, training.at(np.sort(evenly(training, COMPARED, [config.seed, 26]))), made)
+    beside = in_place(made, held, device)
+    exact = equal(made, held, beside)
+    copies = dict(zip(made.rows[exact].tolist(), beside["stacked.row"][exact].tolist(), strict=True))
     try:
         found = compare(sides, config, lambda name, part, among: search(f"leaks-{name}", part, among))
     except UnfitSets as error:
-        return Leaks("cannot_tell", error.what, 0, 0, {})
-    # planted copies would be found or missed as in the audit itself
-    findings = found.findings(Controls((), false_alarms(found.main.null, config)))
-    why, near = reason(findings), found.neighbours
-    flagged, exact = near["flagged"].to_numpy(bool), near["stacked.score"].to_numpy(float) >= 1
-    judged, count = findings.flags.judged, int(flagged.sum())
-    if REASONS[why] != "copies_found":
-        if not exact.any():
-            return Leaks(REASONS[why], why, judged, count, {})
-        why, flagged = EXACT, exact  # whatever else could be told
-    index, near = held.slices.index, near[flagged]
+        kind, why, judged, count = REASONS["too_few_patients"], error.what, 0, 0
+    else:
+        # planted copies would be found or missed as in the audit itself
+        findings = found.findings(Controls((), false_alarms(found.main.null, config)))
+        why, near = reason(findings), found.neighbours
+        kind, judged, count = REASONS[why], findings.flags.judged, int(near["flagged"].sum())
+        if kind == "copies_found":
+            near = near[near["flagged"]]
+            copies = dict(zip(near["row"].tolist(), near["training_row"].tolist(), strict=True)) | copies
+    if not copies:
+        return Leaks(kind, why, judged, count, {})
+    index = held.slices.index
     split = index["split"].astype(str).to_numpy() if "split" in index else np.full(len(index), "held-out")
-    copies = {str(r): str(split[t]) for r, t in zip(near["row"], near["training_row"], strict=True)}
-    return Leaks("copies_found", why, judged, count, copies)
-
-
-def searched(config: AuditConfig, device: str, progress: bool) -> Search:
-    """The audit's search without the views that are for information."""
-
-    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        return nearest(part, among, **config.search(more=False), device=device, progress=progress)
-
-    return search
+    parts_of = {str(row): str(split[copies[row]]) for row in sorted(copies)}
+    return Leaks("copies_found", why if kind == "copies_found" else EXACT, judged, count, parts_of)

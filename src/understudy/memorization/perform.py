@@ -10,15 +10,15 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization.comparison import Comparison, Search, compare, sides
+from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.conformal import Ints, p_values, slices_needed, threshold
+from understudy.memorization.conformal import Ints, p_values, threshold
 from understudy.memorization.controls import COPY, Controls, run_controls, scores_of
 from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
-from understudy.memorization.search import nearest
+from understudy.memorization.search import Search, in_place, searching
 from understudy.memorization.verdict import Findings, Verdict
-from understudy.memorization.views import TESTED
+from understudy.memorization.views import IN_PLACE, SHOWN, TESTED
 from understudy.memorization.words import README, as_markdown, verdict
 from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
@@ -112,15 +112,9 @@ def audit(
         raise UnderstudyError(f"both a config and {', '.join(fields)}", fix="set the fields in the config")
     config = config or AuditConfig.model_validate(fields)
 
-    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        shown = name in ("heldout", "synthetic")
-        # a folder each, since a search clears the parts of another one from its folder
-        folder = work_dir / name if work_dir else None
-        options: dict[str, Any] = {"work_dir": folder, "device": device, "progress": progress and shown}
-        return nearest(part, among, **config.search(shown), **options)
-
+    search = searching(config, device, progress, work_dir)
     comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
-    leaks = find_leaks(comparison.parts, config, search)
+    leaks = find_leaks(comparison.parts, config, search, device)
     _, decided, numbers = judge(comparison, leaks, search, device, work_dir)
     training, heldout, _ = comparison.judged
     if membership_score is not None and config.membership:
@@ -140,8 +134,8 @@ def judge(
     def search_planted(copies: SliceSet) -> pd.DataFrame:
         return search("planted", Part("planted", copies, np.arange(len(copies))), comparison.parts.training)
 
-    null = comparison.main.null
-    controls = run_controls(comparison.judged.training, null, search_planted, comparison.config, work_dir)
+    nulls = comparison.main.null, comparison.faint.null
+    controls = run_controls(comparison.judged, nulls, search_planted, comparison.config, work_dir)
     findings = comparison.findings(controls)
     decided = leaks.joined(verdict(findings))
     numbers = _numbers(comparison, findings, decided, leaks)
@@ -170,9 +164,10 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
             **({"patients": part.count} if part.name != "synthetic" else {}),
         }
     rule = (
-        f"a slice is flagged if its conformal p-value is at most {round(1 - quantile, 6):g}: its best rank over the"
-        f" views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
-        " (n + 1)); slices of little contrast are compared with training slices of full contrast, and count apart"
+        f"a slice is flagged if its conformal p-value is at most {round(1 - quantile, 6):g}: the rank of its nearness"
+        " to a training slice, moved, warped, blended or in part, among that of all held-out slices (p = (1 + held-out"
+        " slices at least as near) / (n + 1)); slices of little contrast are compared with training slices of full"
+        " contrast, and count apart"
     )
     return {
         "format": FORMAT,
@@ -190,7 +185,9 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
             "smallest_p": null.smallest_p,
             "smallest_patient_p": 1 / (null.count + 1),
             "slices_needed": findings.needed,
-            "thresholds": {view: threshold(null.scores[:, v], quantile) for v, view in enumerate(TESTED)},
+            "thresholds": {
+                view: threshold(scores_of(comparison.heldout, [view])[:, 0], quantile) for view in SHOWN
+            },
         },
         "flags": asdict(findings.flags),
         "patients": {
@@ -198,7 +195,6 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
         },
         "concentration": concentrated.as_dict() if concentrated else None,
         "leaks": leaks.as_dict(),
-        "more_views": _more_views(comparison),
         "controls": findings.controls.as_dict(),
         "within": None,
         "histograms": _histograms(comparison, findings),
@@ -207,44 +203,27 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
     }  # fmt: skip
 
 
-def _more_views(comparison: Comparison) -> dict[str, Any]:
-    """Flag rates of the views that are for information: single channels and annotations, where they are defined."""
-    found: dict[str, dict[str, float | None]] = {}
-    synthetic, heldout, quantile = comparison.main.nearest, comparison.heldout, comparison.config.quantile
-    for column in synthetic.columns:
-        view = column.removesuffix(".score")
-        if view == column or view in TESTED:
-            continue
-        mine, theirs = synthetic[column].dropna().to_numpy(), heldout[column].dropna().to_numpy()
-        limit = rate = None
-        if len(mine) and len(theirs) >= slices_needed(quantile):
-            limit = threshold(theirs, quantile)
-            rate = float((mine > limit).mean())
-        found[view] = {"slices": len(mine), "heldout": len(theirs), "threshold": limit, "rate": rate}
-    return found
-
-
 def _repeats(comparison: Comparison, device: str) -> dict[str, Any] | None:
     """Near-duplicates within the synthetic set (mode collapse): nearer to each other than held-out to training."""
-    synthetic, config, null = comparison.judged.synthetic, comparison.config, comparison.main.null
+    synthetic, config, null = comparison.judged.synthetic, comparison.config, comparison.faint.null
     # at most as many as there are training slices: as many chances to find a neighbour as held-out slices have
     count = min(len(synthetic.rows), config.within, len(comparison.parts.training.rows) + 1)
     if count < 2:
         return None
     rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
     some = Part(synthetic.name, synthetic.slices, rows)
-    near = nearest(some, some, skip_itself=True, **config.search(more=False), device=device)
-    first = TESTED.index("stacked")
-    flagged = p_values(scores_of(near, ["stacked"]), null.view(first)).flagged(config.quantile)
+    near = in_place(some, some, device, skip_itself=True)
+    flagged = p_values(scores_of(near, [IN_PLACE]), null).flagged(config.quantile)
     expected = round(1 - config.quantile, 12)
     return {"compared": count, "count": int(flagged.sum()), "rate": float(flagged.mean()), "expected": expected}
 
 
 def _histograms(comparison: Comparison, findings: Findings) -> dict[str, Any]:
     """Counts of the nearest scores of synthetic and held-out slices and planted copies, by view, in common bins."""
-    main, shown = comparison.main, {}
-    groups = {"synthetic": main.p.scores, "held-out": main.null.scores, COPY: findings.controls.scores[COPY]}
-    for v, view in enumerate(TESTED):
+    found = {"synthetic": comparison.main.nearest, "held-out": comparison.heldout}
+    groups = {name: scores_of(table, SHOWN) for name, table in found.items()} | {COPY: findings.controls.scores[COPY]}
+    shown = {}
+    for v, view in enumerate(SHOWN):
         columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in groups.items()}
         low = min(float(np.quantile(values, 0.002)) for values in columns.values() if len(values))
         edges = np.linspace(low, 1.0, 49)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from understudy.io.files import atomic_path
-from understudy.memorization.views import TESTED, VIEWS, transform
+from understudy.memorization.views import COPY_VIEW, SHOWN, TITLES, transform
 from understudy.slices import SliceSet
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def _save(figure: Figure, path: Path) -> None:
 
 def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
     """For each tested view three histograms below each other: held-out, synthetic, planted copies; the axes [3, V]."""
-    figure.set_size_inches(4.6 * len(TESTED), 4.4)
+    figure.set_size_inches(4.6 * len(SHOWN), 4.4)
     figure.set_layout_engine("constrained")
-    axes: NDArray[Any] = figure.subplots(3, len(TESTED), sharex="col", squeeze=False)
-    for v, view in enumerate(TESTED):
+    axes: NDArray[Any] = figure.subplots(3, len(SHOWN), sharex="col", squeeze=False)
+    for v, view in enumerate(SHOWN):
         shown = numbers["histograms"][view]
         edges = np.array(shown["edges"])
         limit = numbers["null"]["thresholds"][view]
@@ -86,15 +86,15 @@ def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
             ax.text(0.01, 0.97, label, transform=ax.transAxes, va="top", color=colour, weight="bold")
             ax.set_yticks([])
             ax.set_ylim(0, 1.3 * max(counts) / total or 1)  # the label is above the bars
-        axes[0, v].set_title(VIEWS[view].title.capitalize(), loc="left", fontsize=10, weight="bold")
+        axes[0, v].set_title(TITLES[view].capitalize(), loc="left", fontsize=10, weight="bold")
     part = f"{100 * numbers['rule']['quantile']:g} %"
-    figure.supxlabel(f"highest correlation with a training slice (dashed: {part} of held-out slices)", fontsize=10)
+    figure.supxlabel(f"nearness to a training slice (dashed: {part} of held-out slices)", fontsize=10)
     return axes
 
 
 def _gallery(done: AuditResult, training: SliceSet, synthetic: SliceSet) -> Figure:
     """The closest pairs, most suspicious first: for each channel synthetic, nearest training slice and difference."""
-    order = done.neighbours.sort_values(["p", "stacked.score"], ascending=[True, False]).head(12)
+    order = done.neighbours.sort_values(["p", f"{COPY_VIEW}.score"], ascending=[True, False]).head(12)
     channels = training.channels
     of_synthetic = [synthetic.channels.index(name) for name in channels]
     rows, columns = len(order), 3 * len(channels)
@@ -106,7 +106,9 @@ def _gallery(done: AuditResult, training: SliceSet, synthetic: SliceSet) -> Figu
         real = training.read([int(pair["training_row"])])[0][0]
         for c, name in enumerate(channels):
             _pair(axes[i, 3 * c : 3 * c + 3], made[c], real[c], name if i == 0 else "")
-        note = f"#{pair['row']}  p {pair['p']:.2g}\nr {pair['stacked.score']:.3f}\n{pair['name'] or 'not flagged'}"
+        kind = pair.get("kind")
+        found = kind if isinstance(kind, str) else "dimmed"
+        note = f"#{pair['row']}  p {pair['p']:.2g}\n{found}\n{pair['name'] or 'not flagged'}"
         axes[i, 0].set_ylabel(note, rotation=0, ha="right", va="center", fontsize=8, color=INK)
     return figure
 

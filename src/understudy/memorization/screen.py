@@ -18,14 +18,12 @@ from understudy.memorization.conformal import Ints
 from understudy.memorization.controls import Controls
 from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.perform import FORMAT, judge
-from understudy.memorization.search import nearest
+from understudy.memorization.search import in_place, searching
 from understudy.memorization.verdict import Verdict
 from understudy.memorization.words import verdict
 from understudy.roles import Part
-from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet, SliceWriter
 
-MEMORY = 1 << 28  # bytes of a search after the audit; the result does not depend on it
 # what audit.json states and a release rests on; the verdict's words are written anew
 _STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "leaks", "controls", "within")
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
@@ -93,7 +91,7 @@ def rows_left(
     """
     flagged, leaked = table["flagged"].to_numpy(bool), table["leaked"].to_numpy(str) != ""
     copies = np.flatnonzero(flagged | leaked)
-    alike = near_duplicates(synthetic, copies, numbers, device, progress)
+    alike = near_duplicates(synthetic, copies, numbers, device)
     rest = np.setdiff1d(np.arange(len(synthetic)), np.union1d(copies, alike))
     kept = rest[table["judged"].to_numpy(bool)[rest]]
     counts = int(flagged.sum()), len(alike), int((leaked & ~flagged).sum()), len(rest) - len(kept)
@@ -106,7 +104,7 @@ def rows_left(
     return kept, done
 
 
-def near_duplicates(synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any], device: str, progress: bool) -> Ints:
+def near_duplicates(synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any], device: str) -> Ints:
     """Rows of near-duplicates of flagged slices, without these.
 
     Two slices are near-duplicates if they are nearer to each other (all channels together) than the audit's threshold
@@ -116,14 +114,8 @@ def near_duplicates(synthetic: SliceSet, flagged: Ints, numbers: dict[str, Any],
     others = np.setdiff1d(np.arange(len(synthetic)), flagged)
     if not len(flagged) or not len(others) or limit is None:
         return np.zeros(0, np.int64)
-    options = _search_again(AuditConfig.model_validate(numbers["config"])) | {"views": ("stacked",)}
     asked, known = (Part("synthetic", synthetic, rows) for rows in (others, flagged))
-    found = nearest(asked, known, **options, device=device, progress=progress)
-    return np.asarray(others[found["stacked.score"].fillna(-1).to_numpy() > limit], np.int64)
-
-
-def _search_again(config: AuditConfig) -> dict[str, Any]:
-    return config.search(more=False) | {"memory_bytes": MEMORY}
+    return np.asarray(others[in_place(asked, known, device)["stacked.score"].to_numpy() > limit], np.int64)
 
 
 def read_audit(folder: str | Path) -> dict[str, Any]:
@@ -198,12 +190,8 @@ def recheck(
         slices.verify()
     config = AuditConfig.model_validate(recorded["config"])
 
-    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        found = nearest(part, among, **_search_again(config), device=device, progress=progress and name != "planted")
-        release_memory()
-        return found
-
-    found, leaks = compare(parts, config, search), find_leaks(parts, config, search)
+    search = searching(config, device, progress)
+    found, leaks = compare(parts, config, search), find_leaks(parts, config, search, device)
     _check_p_values(folder / "p_values.parquet", leaks.marked(found.slices))
     controls, _, numbers = judge(found, leaks, search, device)
     numbers = plain(numbers)

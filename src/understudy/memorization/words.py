@@ -99,7 +99,14 @@ def _headline(why: str, found: Findings) -> str:
                 f"No copy that this audit can find is left among {count(flags.judged, 'screened slice')}. This says"
                 " nothing about the generator: see the audit before screening."
             )
-    return f"No sign of copying: {nearer}; {chance}"
+    return f"No sign of copying{_blind(found.controls)}: {nearer}; {chance}"
+
+
+def _blind(controls: Controls) -> str:
+    """What the audit would not see, for the first sentence."""
+    kinds = [f"{d.name} ({percent(d.rate)} found)" for d in controls.blind]
+    kinds += [controls.unsearched] * bool(controls.unsearched)
+    return f", but this audit can miss copies of these kinds: {'; '.join(kinds)}" if kinds else ""
 
 
 def _evidence(found: Findings) -> list[str]:
@@ -182,12 +189,13 @@ def _controls(controls: Controls) -> str:
 
 def _limits(found: Findings) -> list[str]:
     """What no audit can say, and which planted copies this one does not find."""
-    missed = [d for d in found.controls.detections if d.rate < DETECTED] if found.slices >= found.needed else []
+    missed = found.controls.blind if found.slices >= found.needed else []
     listed = "; ".join(f"{d.name}: {percent(d.rate)}" for d in missed)
+    unsearched = found.controls.unsearched
     return [
         *([f"Of some kinds of planted copies it finds only a part: {listed}."] if missed else []),
-        "It compares pixels. It does not find a slice that shows a patient in another position, or only a patient's"
-        " unusual tumour.",
+        *([f"Not searched for: {unsearched}."] if unsearched else []),
+        "It compares images: what a slice tells of a patient without looking like their images is not found.",
         "It judges these slices, not the generator: other samples, or the weights themselves, can give away more.",
         "Slices are judged one by one; what can be learned from many of them together is not examined.",
         "Whether a remaining risk is acceptable is a legal question and not answered here.",

@@ -24,8 +24,8 @@ STAGES = {
     "prepare": Stage("data", 1),
     "generator": Stage("generator", 2, on_gpu=True, training=True),
     "sample": Stage("generator", 2, on_gpu=True),  # 2: the device's precision, larger blocks, other steps
-    # 2: slices of little contrast; 3: concentration; 4: copies of held-out patients
-    "audit": Stage("audit", 4, on_gpu=True, side=True),
+    # 2: little contrast; 3: concentration; 4: copies of held-out patients; 5: copies that moved
+    "audit": Stage("audit", 5, on_gpu=True, side=True),
     "segmenter": Stage("segmenter", 3, on_gpu=True, training=True),  # 2: noise from a pool; 3: order of augmentation
     "evaluate": Stage("segmenter", 2, on_gpu=True),  # 2: hd95_surfel, regions
     "quality": Stage("quality", 2, on_gpu=True, side=True),  # 2: nearer than new patients is noted

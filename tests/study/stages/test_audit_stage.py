@@ -20,7 +20,7 @@ from understudy.study.released import model_of, proposed, release_inputs
 def test_the_weights_of_a_snapshot_are_audited_and_released(tmp_path: Path) -> None:
     fields = yaml.safe_load(tiny_study("s", kimg=0.064, tick=1, samples=8, seconds=100))
     fields["generators"]["one"] |= {"snapshots": [0.032], "samples": 20}
-    fields["audit"] = {"copies": 20, "splits": 10, "resamples": 200, "membership_slices": 20, "more_views": False}
+    fields["audit"] = {"copies": 20, "splits": 10, "resamples": 200, "membership_slices": 20}
     plan = make_plan(Study.model_validate(fields)).until("audit")
     assert run_study(plan, tmp_path, "cpu", progress=False).complete
     jobs = {job.name: job_folder(tmp_path, job) for job in plan.jobs}

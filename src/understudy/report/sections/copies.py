@@ -12,7 +12,7 @@ from understudy.report.tables import INTERVAL, Table
 
 GROUPS = {"held-out": ("#8A8A8A", "new patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
 PLANTED = "#D55E00"
-VIEWS = {"stacked": "All channels together", "centred": "Mean training image removed"}
+VIEWS = {"copy": "Any kind of copy", "stacked": "Correlation in place"}
 # The worst first: kind of verdict -> class and title of the card beside the answer.
 CARD = {
     "copies_found": ("no", "Copies of patients? Copies were found."),
@@ -67,7 +67,10 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
         histograms = numbers.get("histograms", {})
         ordered = sorted(histograms, key=lambda v: ([*VIEWS, v].index(v), v))
         panels = [_histogram(data, name, view, numbers) for view in ordered]
-        caption = "Each slice’s nearest training slice, by correlation. Grey: slices of new patients."
+        caption = (
+            "How near each slice is to its nearest training slice: by the search, which decides, and by correlation in"
+        )
+        caption += " place, as in Akbar et al. Grey: slices of new patients."
         if any(numbers["null"]["thresholds"][view] is not None for view in histograms):
             caption += " Slices right of the dashed line are too near."
         figures = shown(Figure(panels, "" if i else caption))
@@ -98,8 +101,8 @@ def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) 
             total = np.cumsum(of)
             middle = ((edges[1:] + edges[:-1]) / 2)[int(np.searchsorted(total, total[-1] / 2))]
             medians.append(f"{label if filled else group} {middle:.2f}")
-        axes.set(title=VIEWS.get(view, view), xlabel="highest correlation with a training slice", ylabel="slices, %")
-        said = f"{data.shown(name)}: highest correlation with a training slice, median: {', '.join(medians)}."
+        axes.set(title=VIEWS.get(view, view), xlabel="nearness to a training slice", ylabel="slices, %")
+        said = f"{data.shown(name)}: nearness to a training slice, median: {', '.join(medians)}."
         if limit is not None:
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
             most = percent_of(numbers["rule"]["quantile"])

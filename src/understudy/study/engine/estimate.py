@@ -10,7 +10,7 @@ a preset or recipe run `python -m understudy.study.engine.estimate`, which write
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from understudy.generators.networks.base import sampling_block
 from understudy.generators.registry import KINDS, network_type, plugin_type
 from understudy.generators.registry import model_config as generator_config
 from understudy.io.files import read_json, sha256_json, write_json
-from understudy.memorization.config import TRANSFORMS, AuditConfig
+from understudy.memorization.config import COMPARED, AuditConfig
 from understudy.quality.config import QualityConfig
 from understudy.segmenters.config import ModelConfig, SegmenterTrainingConfig, build_model, model_config
 from understudy.study.engine.jobs import Job
@@ -44,7 +44,8 @@ HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} |
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
-SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the calibration's speed
+SEARCHED = 0.5  # of the search for copies, as a share of the calibration's speed
+SLICE_SEARCHED, VECTORS_SEARCHED = 3e8, 1.5e4  # its operations: frames and registration of a slice; a pair of slices
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
@@ -144,10 +145,9 @@ class Estimate:
         training = self.facts.counts["train"] * self.facts.slices_each
         return training, self.slices - training
 
-    def searched(self, among: float, queries: float, transforms: Sequence[int], views: float) -> float:
-        """Seconds of a search; every view is counted as a product of its own, though some share theirs."""
-        pixels = self.resolution**2 * self.facts.channels
-        return 2.0 * among * queries * len(transforms) * pixels * views / (self.machine.speed * SEARCHED)
+    def searched(self, among: float, queries: float) -> float:
+        """Seconds of a search for copies: what each slice takes by itself, and products of its vectors with all."""
+        return (queries + among) * (SLICE_SEARCHED + VECTORS_SEARCHED * among) / (self.machine.speed * SEARCHED)
 
     def generator_config(self, spec: dict[str, Any]) -> Any:
         channels = self.facts.channels + annotation_channels(self.facts.classes, spec["training"]["annotation"])
@@ -195,7 +195,7 @@ class Estimate:
         if "folder" in spec:
             training, heldout = self.real_parts()
             made = self.samples(self.job)
-            searched = self.searched(heldout, training + made, TRANSFORMS[spec["leaks"]["transforms"]], views=2)
+            searched = self.searched(heldout, min(training, COMPARED) + made)
             return self.job.local["files"] / FILES_A_SECOND + searched, disk
         trained = self.plan.by_id[self.job.inputs[0][1]].spec
         if "plugin" in trained:
@@ -211,9 +211,8 @@ class Estimate:
     def audit(self) -> tuple[float, float]:
         config = AuditConfig.model_validate(self.job.spec["config"])
         training, heldout, made = self.compared()
-        queries, transforms = made + heldout + 15 * config.copies, TRANSFORMS[config.transforms]
-        seconds = self.searched(training, queries, transforms, 4 + self.facts.channels / 2 if config.more_views else 2)
-        seconds += self.searched(heldout, made + training, transforms, 2)  # for copies of held-out patients
+        seconds = self.searched(training, made + heldout + 26 * config.copies)
+        seconds += self.searched(heldout, made + min(training, COMPARED))  # for copies of held-out patients
         return 6 + seconds, made * 60.0 + 2e6
 
     def segmenter(self) -> tuple[float, float]:

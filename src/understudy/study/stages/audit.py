@@ -5,7 +5,6 @@ from typing import Any
 
 from understudy.io.files import read_json, write_json
 from understudy.memorization.config import AuditConfig
-from understudy.runtime.memory import current
 from understudy.slices import SliceSet
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of
@@ -16,14 +15,13 @@ from understudy.study.stages.generator import models_of
 def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] | None = None) -> Job:
     """The audit of a generator's samples; `subset` as in `generator_jobs`."""
     config = (study.audit or AuditConfig()).model_dump(mode="json")
-    local = {"memory_bytes": config.pop("memory_bytes")}
     spec = {"name": sampled.spec["name"], "config": config, **({"subset": subset} if subset else {})}
     if "snapshot_kimg" in sampled.spec:
         spec["snapshot_kimg"] = sampled.spec["snapshot_kimg"]  # whose weights are tested
     models = [entry for entry in sampled.inputs if entry[0] == "generator"]
     of = f" of {subset['patients']} patients" if subset else ""
     inputs = [("prepare", prepare), ("sample", sampled.id), *models]
-    return job_of("audit", f"audit {sampled.spec['name']}{of}", spec, inputs, config=local)
+    return job_of("audit", f"audit {sampled.spec['name']}{of}", spec, inputs)
 
 
 def audit(context: Context) -> dict[str, Any]:
@@ -40,10 +38,7 @@ def audit(context: Context) -> dict[str, Any]:
 
     real = SliceSet.open(context.input("prepare") / "slices")
     made = SliceSet.open(context.input("sample") / "slices")
-    config = AuditConfig.model_validate({**context.spec["config"], **context.local["config"]})
-    if (parts := current().least_parts) > 1:  # an earlier try ran out of memory
-        config = config.model_copy(update={"memory_bytes": config.memory_bytes // parts})
-        current().note("audit", f"{config.memory_bytes >> 20:,} MiB for the search: the same results")
+    config = AuditConfig.model_validate(context.spec["config"])
     rows = training_rows(real, context.spec.get("subset"))
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
     # membership scores by the (first) generator, if it gives any; a folder of images has none

@@ -158,12 +158,13 @@ def _read_samples(context: Context) -> dict[str, Any]:
 def _leaks_in(context: Context, made: SliceSet, real: SliceSet) -> dict[str, Any]:
     """Copies of validation and test patients among slices that somebody made elsewhere."""
     from understudy.memorization.comparison import sides
-    from understudy.memorization.leaks import Leaks, find_leaks, searched
+    from understudy.memorization.leaks import Leaks, find_leaks
+    from understudy.memorization.search import searching
     from understudy.runtime.devices import resolve_device
 
     config, device = AuditConfig.model_validate(context.spec["leaks"]), str(resolve_device(context.device))
     try:
-        leaks = find_leaks(sides(real, real, made), config, searched(config, device, context.progress))
+        leaks = find_leaks(sides(real, real, made), config, searching(config, device, context.progress), device)
     except UnfitSets as error:
         leaks = Leaks("cannot_tell", error.what, 0, 0, {})
     return {**leaks.as_dict(), "rows": leaks.rows.tolist()}
