@@ -25,7 +25,7 @@ from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
 # what audit.json states and a release rests on; the verdict's words are written anew
-_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "leaks", "controls", "within")
+_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "exposed", "leaks", "controls", "within")
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 
