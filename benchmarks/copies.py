@@ -188,9 +188,12 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=24, help="training patients; the rest is held out")
     parser.add_argument("--count", type=int, default=120, help="copies of each kind (default 120)")
     parser.add_argument("--rounds", type=int, default=1, help="random divisions of the patients")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first division")
     given = parser.parse_args()
     slices = SliceSet.open(given.slices) if given.slices else us.phantoms(patients=48, resolution=given.resolution)
-    rounds = [one_round(slices, given.training, given.count, seed) for seed in range(given.rounds)]
+    rounds = [
+        one_round(slices, given.training, given.count, seed) for seed in range(given.first, given.first + given.rounds)
+    ]
     total = len(set(slices.index["subject"]))
     print(f"{given.training} training and {total - given.training} held-out patients, {slices.resolution} pixels,"
           f" {given.rounds} divisions, {sum(r[2] for r in rounds):.0f} s for the audits\n")  # fmt: skip

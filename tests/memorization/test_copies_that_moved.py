@@ -11,8 +11,9 @@ from scipy.ndimage import affine_transform, shift
 
 from understudy.memorization.copies import Copies
 from understudy.memorization.frames import FRAME, pose, warp
-from understudy.memorization.lesions import Lesions, regions
+from understudy.memorization.lesions import Lesions, covered, regions
 from understudy.memorization.registration import affine
+from understudy.memorization.windows import Windows
 from understudy.roles import UnfitSets, part_of
 from understudy.slices import SliceSet
 
@@ -115,7 +116,7 @@ def test_a_lesion_is_found_wherever_it_was_put() -> None:
     labels = np.zeros((6, EDGE, EDGE), np.uint8)
     labels[:, 8:14, 8:14] = 1
     columns, crops, _ = regions(torch.from_numpy(images).float(), torch.from_numpy(labels), [(0.0, 0.0)], (False,))
-    known = Lesions(columns, crops[:, 0], torch.arange(6))
+    known = Lesions(columns, crops[:, 0], covered(torch.from_numpy(labels)), torch.arange(6))
     moved = np.stack([shift(x, (5, 3), order=0) for x in images[2]])[None]
     marks = np.zeros((3, EDGE, EDGE), np.uint8)
     marks[:2, 13:19, 11:17] = 1
@@ -126,5 +127,26 @@ def test_a_lesion_is_found_wherever_it_was_put() -> None:
     assert score[0] > 2 > score[1] > 0
     assert column[0] == 2
     assert score[2] == 0  # no annotation
+    everywhere = torch.ones(3, EDGE, EDGE)
+    assert not known.search(asked[0], everywhere, None)[0].any()  # no training slice has so large an annotation
     barred = torch.arange(6)[None] == torch.tensor([[2], [2], [2]])
     assert known.search(*asked, barred)[0][0] < 2
+
+
+def test_a_part_is_found_in_its_place() -> None:
+    rng = np.random.default_rng(1)
+    codes = torch.arange(8).repeat_interleave(2)
+    known = torch.from_numpy(rng.integers(0, 255, (16, 2, EDGE, EDGE))).float()
+    windows = Windows(known.half(), codes)
+    asked = torch.from_numpy(rng.integers(0, 255, (3, 2, EDGE, EDGE))).float()
+    asked[1, :, 9:17, 12:20] = known[5, :, 9:17, 12:20]
+    asked[2] = 0
+    score, column, place = windows.search(asked, None)
+    assert score[1] > 3 > score[0] > 0
+    assert column[1] == 5
+    assert np.allclose(place[1] * EDGE, (12.5, 15.5))  # a disc whose middle lies in the part
+    assert score[2] == 0
+    assert windows.search(asked, codes[None] == torch.tensor([[2], [2], [2]]))[0][1] < 3
+    few = Windows(known[:8].half(), codes[:8])
+    assert not few.able
+    assert not few.search(asked, None)[0].any()

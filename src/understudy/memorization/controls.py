@@ -109,7 +109,9 @@ def everything(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
     return noise(*contrasts(*moved(images, labels, rng, 0.04, 6, 1.04), rng), rng, 0.03)
 
 
-def pasted(images: Bytes, labels: Bytes, rng: np.random.Generator, heads: Bytes, lesion: bool) -> Pair:
+def pasted(
+    images: Bytes, labels: Bytes, rng: np.random.Generator, heads: Bytes, lesion: bool, moved_by: float = 0.0
+) -> Pair:
     """The annotated region and a rim, or else a disc a third of the edge wide, in one of the `heads`."""
     out, edge = np.empty_like(images), images.shape[-1]
     y, x = np.mgrid[:edge, :edge]
@@ -123,7 +125,8 @@ def pasted(images: Bytes, labels: Bytes, rng: np.random.Generator, heads: Bytes,
             part = np.hypot(y - row, x - column) < edge / 6
         soft = gaussian_filter(part.astype(float), 0.7)
         out[i] = _bytes(soft * images[i] + (1 - soft) * heads[rng.integers(len(heads))])
-    return out, labels if lesion else np.zeros_like(labels)
+    pasted_in = out, labels if lesion else np.zeros_like(labels)
+    return moved(*pasted_in, rng, moved_by) if moved_by else pasted_in
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,10 @@ def planted_copies(heads: Bytes, pixel: float | None = None, quarter_turns: bool
         Planted("moved, turned, magnified, contrast, noise", everything),
         Planted("lesion in another head", partial(pasted, heads=heads, lesion=True), annotated=True),
         Planted("part of the brain in another head", partial(pasted, heads=heads, lesion=False)),
-        Planted(f"the same, moved by {by(1 / 32)}", lambda *x: moved(*pasted(*x, heads, False), x[2], 1 / 32)),
+        Planted(
+            f"part of the brain in another head, moved by {by(1 / 32)}",
+            partial(pasted, heads=heads, lesion=False, moved_by=1 / 32),
+        ),
     ]
     return [*kinds, Planted("quarter turn", quarter_turn, must=True)] if quarter_turns else kinds
 

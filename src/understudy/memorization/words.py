@@ -107,8 +107,7 @@ def _blind(controls: Controls) -> str:
     """What the audit would not see, for the first sentence."""
     kinds = [f"{d.name} ({percent(d.rate)} found)" for d in controls.blind]
     kinds += [controls.unsearched] * bool(controls.unsearched)
-    many = f"{len(kinds)} kinds" if len(kinds) > 1 else "one kind"
-    return f", but this audit is blind to {many} of copies: {'; '.join(kinds)}" if kinds else ""
+    return f", but this audit can miss copies of these kinds: {'; '.join(kinds)}" if kinds else ""
 
 
 def _evidence(found: Findings) -> list[str]:
