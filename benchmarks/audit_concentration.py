@@ -28,7 +28,7 @@ from understudy.memorization.concentration import Concentration, concentration, 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Null, p_values
 from understudy.memorization.controls import false_alarms
-from understudy.memorization.exposure import tested
+from understudy.memorization.exposure import beside_each
 from understudy.slices import SliceSet
 
 SLICES, DIMENSIONS, COPY_NOISE = 25, 12, 0.1  # of a patient; of a slice; s.d. of a copy's noise
@@ -102,7 +102,7 @@ def exposed(world: World, rounds: int, seed: int = 1) -> tuple[float, float]:
     names = np.array([f"T{i}" for i in range(world.training)])
     for _ in range(rounds):
         null, beside, whose = one_audit(rng, world)
-        table = tested(*beside, names, false_alarms(null, config), null.count).patients
+        table = beside_each(*beside, names, false_alarms(null, config), null.count).patients
         named, copied = set(table["patient"][table["exposed"]]), {f"T{i}" for i in whose}
         wrong.append(len(named - copied) / max(1, len(named)))
         right.append(len(named & copied) / len(copied) if copied else np.nan)

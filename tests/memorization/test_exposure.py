@@ -12,7 +12,7 @@ import pytest
 from made import ALARMS
 from scipy.stats import betabinom, false_discovery_control
 
-from understudy.memorization.exposure import Chance, tested
+from understudy.memorization.exposure import Chance, beside_each
 from understudy.memorization.words import readers
 from understudy.names import percent
 
@@ -45,7 +45,7 @@ def test_chance_where_every_slice_is_flagged_is_the_beta_binomial_law() -> None:
 
 def test_one_patient_copied_twenty_times_is_found_and_not_named() -> None:
     flagged = np.repeat(["T0", "T1", "T2"], [20, 2, 1])
-    found = tested(flagged, np.repeat(TRAINING, 25), VOTES, TRAINING, ALARMS, heldout=12)
+    found = beside_each(flagged, np.repeat(TRAINING, 25), VOTES, TRAINING, ALARMS, heldout=12)
     assert found.patients.loc[found.patients["exposed"], "patient"].tolist() == ["T0"]
     table = found.patients.set_index("patient")
     assert (table["exposed"] == (false_discovery_control(table["p"]) <= 0.05)).all()
@@ -62,7 +62,7 @@ def test_one_patient_copied_twenty_times_is_found_and_not_named() -> None:
 
 
 def test_what_cannot_be_shown_is_said() -> None:
-    none = tested(TRAINING[:1], np.repeat(TRAINING, 5), VOTES, TRAINING, ALARMS, heldout=12).as_dict()
+    none = beside_each(TRAINING[:1], np.repeat(TRAINING, 5), VOTES, TRAINING, ALARMS, heldout=12).as_dict()
     assert (none["count"], none["testable"]) == (0, False)
     assert "no single one could" in readers({"exposed": none})[0]
     assert "cannot be told" in readers({"exposed": None})[0]
@@ -71,10 +71,10 @@ def test_what_cannot_be_shown_is_said() -> None:
 def test_simulated_honest_generators_expose_nobody_and_who_is_copied_is_found(simulation: ModuleType) -> None:
     """Hubs, patients who are alike within, and few held out; then one of 20 patients copied 50 times, and all."""
     exposed, world = simulation.exposed, simulation.World
-    assert exposed(world(), 25)[0] == 0
-    assert exposed(world(heldout=6), 25)[0] <= 0.05
-    assert exposed(world(whole=40), 20)[0] <= 0.05
-    wrong, found = exposed(world(copies=0.05), 25)
+    assert exposed(world(), 8)[0] == 0
+    assert exposed(world(heldout=8), 8)[0] <= 0.05
+    assert exposed(world(whole=40), 6)[0] <= 0.05
+    wrong, found = exposed(world(copies=0.05), 8)
     assert wrong <= 0.05
     assert found > 0.6
-    assert exposed(world(copies=0.2, of_all=True), 10)[1] > 0.5
+    assert exposed(world(copies=0.2, of_all=True), 3)[1] > 0.5
