@@ -9,7 +9,7 @@ logarithm of their distance from the middle), and one training patient is the ne
 the middle, as part of the others'; at 0 it is the average of all). An honest generator draws every slice of another new
 patient; a part `copies` of its slices are noisy copies of one training patient's, or of all in turn. The rule for flags
 and the test are those of the audit. Rows give the share of rounds with p <= 0.01, and
-of the training patients called exposed (false discovery rate 5 %) the part without copies, of the copied the part found.
+of the patients called exposed (false discovery rate 5 %) the part without copies, of those copied the part found.
 
 With a slice set, its patients are divided at random, again and again: some train, some are held out, and all slices of
 the others stand for the synthetic set, with noisy copies (5 % of the bright tissue) added. First with all patients,
@@ -228,9 +228,7 @@ def main() -> None:
     for generator, worlds in WORLDS.items():
         for name, world in worlds.items():
             false, found = exposed(world, rounds)
-            print(
-                f"| {generator} | {name} | {called(world, rounds):.1%} | {false:.1%}, {found:.0%} |", flush=True
-            )
+            print(f"| {generator} | {name} | {called(world, rounds):.1%} | {false:.1%}, {found:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -97,9 +97,13 @@ class Exposure:
 
 
 def exposure(comparison: Comparison, alarms: FalseAlarms) -> Exposure | None:
-    """Of the judged slices; None where too few are held out: with 6 very different ones 8 % of honest sets exposed somebody."""
+    """Of the judged slices; None where too few patients are held out.
+
+    With 6 who differ much, 8 % of simulated honest sets exposed somebody (benchmarks/audit_concentration.py).
+    """
     null, training = comparison.main.null, np.unique(comparison.parts.training.patients)
-    if null.count < VOTERS or null.slices < slices_needed(comparison.config.quantile) or np.isnan(alarms.rate):
+    few = null.count < VOTERS or null.slices < slices_needed(comparison.config.quantile)
+    if few or np.isnan(alarms.rate):
         return None
     return beside_each(*comparison.beside, training, alarms, null.count)
 

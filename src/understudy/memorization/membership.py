@@ -22,7 +22,7 @@ FALSE_POSITIVES = 0.01  # of held-out patients taken for training patients, at m
 
 @dataclass(frozen=True)
 class Membership:
-    """How well the weights tell training patients from held-out ones; a patient's score is the mean of their slices'."""
+    """How well the weights tell training patients from held-out ones, each by the mean score of their slices."""
 
     score: str  # what was compared, in words
     auc: float  # area under the ROC curve: chance that a training patient scores higher than a held-out one
@@ -52,8 +52,8 @@ class Membership:
             f" {percent(self.smallest_fpr)}"
         )
         single = (
-            f" The AUC is an average over patients and says nothing of a single one: at {percent(FALSE_POSITIVES)} false"
-            f" positives{few if self.smallest_fpr > FALSE_POSITIVES else ''}, {percent(self.tpr)} of training patients"
+            f" The AUC is an average over patients and says nothing of a single one: at {percent(FALSE_POSITIVES)}"
+            f" false positives{few if self.smallest_fpr > FALSE_POSITIVES else ''}, {percent(self.tpr)} of training patients"
             f" are recognized (95 % interval {percent(self.tpr_low)} to {percent(self.tpr_high)})."
         )
         if self.low > 0.5:

@@ -169,4 +169,6 @@ def _pair(
             spine.set_visible(False)
         if box and ax is not axes[1]:
             y, x, height, width = box
-            ax.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, color=COLOURS["planted"], linewidth=1))
+            ax.add_patch(
+                Rectangle((x - 0.5, y - 0.5), width, height, fill=False, color=COLOURS["planted"], linewidth=1)
+            )
