@@ -51,10 +51,11 @@ class Membership:
             f", that is above all {self.heldout_patients} held-out ones, of whom one is already"
             f" {percent(self.smallest_fpr)}"
         )
+        above = few if self.smallest_fpr > FALSE_POSITIVES else ""
         single = (
             f" The AUC is an average over patients and says nothing of a single one: at {percent(FALSE_POSITIVES)}"
-            f" false positives{few if self.smallest_fpr > FALSE_POSITIVES else ''}, {percent(self.tpr)} of training patients"
-            f" are recognized (95 % interval {percent(self.tpr_low)} to {percent(self.tpr_high)})."
+            f" false positives{above}, {percent(self.tpr)} of training patients are recognized (95 % interval"
+            f" {percent(self.tpr_low)} to {percent(self.tpr_high)})."
         )
         if self.low > 0.5:
             return (
