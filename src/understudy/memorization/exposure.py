@@ -7,7 +7,7 @@ patients, whose slices are alike, so that both are taken as uncertain by patient
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -70,30 +70,21 @@ def _middles(count: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class Worst:
-    """The training patient with the smallest p-value."""
-
-    flagged: int  # slices beside them
-    expected: float  # by chance
-    p: float
-    exposed: bool
-    at_most: int  # of as many slices of this kind, beside them: 95 % upper bound for all training patients at once
-
-
-@dataclass(frozen=True)
 class Exposure:
     """Who is exposed; `patients` has one row each, the worst hit first, and is not to be shared."""
 
     patients: pd.DataFrame  # patient, flagged, votes, expected, p, exposed
     smallest_p: float  # that a patient could have: all flagged slices beside them
-    worst: Worst
+    # of the smallest p-value: slices `flagged` beside them, `expected` by chance, `p`, `exposed`, and beside them of as
+    # many other slices `at_most` (95 % upper bound, for all training patients at once)
+    worst: dict[str, Any]
     level: float = FALSE_DISCOVERIES
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: counts, never who."""
         count, of = int(self.patients["exposed"].sum()), len(self.patients)
         told = {"level": self.level, "smallest_p": self.smallest_p, "testable": self.smallest_p * of <= self.level}
-        return {"count": count, "of": of, **told, "worst": asdict(self.worst)}
+        return {"count": count, "of": of, **told, "worst": self.worst}
 
 
 def exposure(comparison: Comparison, alarms: FalseAlarms) -> Exposure | None:
@@ -128,10 +119,6 @@ def beside_each(
     table["p"] = [p_value(c, x) for c, x in zip(counts.tolist(), voted.tolist(), strict=True)]
     table["exposed"] = false_discovery_control(table["p"]) <= FALSE_DISCOVERIES
     table = table.sort_values(["p", "flagged"], ascending=[True, False], kind="stable").reset_index(drop=True)
-    first = table.iloc[0]
-    bound = upper_bound(int(first["flagged"]), len(judged), 1 - 0.05 / len(training))
-    worst = Worst(
-        int(first["flagged"]), float(first["expected"]), float(first["p"]), bool(first["exposed"]),
-        int(np.floor(bound * len(judged))),
-    )  # fmt: skip
+    worst = {name: table[name].tolist()[0] for name in ("flagged", "expected", "p", "exposed")}
+    worst["at_most"] = int(upper_bound(worst["flagged"], len(judged), 1 - 0.05 / len(training)) * len(judged))
     return Exposure(table, chance.smallest(len(flagged)), worst)

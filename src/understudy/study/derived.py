@@ -90,23 +90,32 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
     The groups of patients are nested and the held-out patients the same throughout. `samples`: synthetic slices of
     each; None: the study's number. An error for an unknown generator, and for sizes that are below 1 or not different.
     """
-    _check_generator(study, generator)
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
         raise UnderstudyError("the sizes of a sweep must be different numbers of patients", fix="e.g. 5,10,20,40")
-    study = study.with_one_cohort("a sweep").model_copy(update={"name": f"{study.name}-sweep"})
-    jobs: list[Job] = []  # those of a study, so that a sweep resumes like one
-    prepare = prepare_jobs(study, jobs)
-    for size in sorted(sizes):
-        subset = {"patients": size, "seed": study.derived_seed("sweep")}
-        generator_jobs(study, generator, prepare, jobs, subset=subset, samples=samples)
-        jobs.append(audit_job(study, jobs[-1], prepare, subset))
-    return Plan(study, tuple(jobs))
+    return _plan(study, generator, "sweep", [{"patients": size} for size in sorted(sizes)], samples)
 
 
-def _check_generator(study: Study, generator: str) -> None:
+def canary_plan(study: Study, generator: str, samples: int | None = None) -> Plan:
+    """The jobs of a study's generator with one training patient's slices 1, 2, 4, 8 times among the others'.
+
+    The patient is drawn by the study's seed. `samples`: as of `sweep_plan`.
+    """
+    return _plan(study, generator, "canary", [{"times": times} for times in TIMES], samples)
+
+
+def _plan(study: Study, generator: str, purpose: str, subsets: list[dict[str, Any]], samples: int | None) -> Plan:
+    """A training, sampling and audit for each of the `subsets` (see `training_rows`)."""
     if generator not in study.generators:
         fix = f"use one of {', '.join(study.generators) or '(there are none)'}"
         raise UnderstudyError(f"the study has no generator {generator!r}", where=f"study {study.name}", fix=fix)
+    study = study.with_one_cohort(f"a {purpose}").model_copy(update={"name": f"{study.name}-{purpose}"})
+    jobs: list[Job] = []  # those of a study, so that it resumes like one
+    prepare = prepare_jobs(study, jobs)
+    for chosen in subsets:
+        subset = {**chosen, "seed": study.derived_seed(purpose)}
+        generator_jobs(study, generator, prepare, jobs, subset=subset, samples=samples)
+        jobs.append(audit_job(study, jobs[-1], prepare, subset))
+    return Plan(study, tuple(jobs))
 
 
 def _audits(plan: Plan, out: str | Path, device: str, progress: bool) -> list[tuple[Job, Path, dict[str, Any]]]:
@@ -146,22 +155,6 @@ def run_sweep(
     write_text(Path(out) / "sweep.csv", table.to_csv(index=False))
     save_sweep(table, Path(out) / "sweep.png", round(1 - (study.audit or AuditConfig()).quantile, 12))
     return table
-
-
-def canary_plan(study: Study, generator: str, samples: int | None = None) -> Plan:
-    """The jobs of a study's generator with one training patient's slices `TIMES` times among the others'.
-
-    The patient is drawn by the study's seed. `samples`: as of `sweep_plan`.
-    """
-    _check_generator(study, generator)
-    study = study.with_one_cohort("a canary test").model_copy(update={"name": f"{study.name}-canary"})
-    jobs: list[Job] = []
-    prepare = prepare_jobs(study, jobs)
-    for times in TIMES:
-        subset = {"times": times, "seed": study.derived_seed("canary")}
-        generator_jobs(study, generator, prepare, jobs, subset=subset, samples=samples)
-        jobs.append(audit_job(study, jobs[-1], prepare, subset))
-    return Plan(study, tuple(jobs))
 
 
 def run_canary(
