@@ -49,7 +49,7 @@ class Chance:
         spread = max((self.high - self.rate) / 1.96 * float(t.ppf(0.975, self.heldout - 1)) / 1.96, 1e-6)
         shape = (self.rate / spread) ** 2
         rates = np.minimum(gamma.ppf(_middles(DRAWS[0]), shape, scale=self.rate / shape), 1)
-        p = binom.sf(flagged - 1, self.slices, rates[:, None] * self._parts(votes)).mean()
+        p = np.mean(binom.sf(flagged - 1, self.slices, rates[:, None] * self._parts(votes)))
         return float(max(p, self.smallest(flagged)))
 
     def expected(self, votes: int) -> float:
@@ -115,7 +115,7 @@ def beside_each(
         pd.Series(names).value_counts().reindex(training, fill_value=0).to_numpy() for names in (flagged, votes)
     )
     table = pd.DataFrame({"patient": training, "flagged": counts, "votes": voted})
-    table["expected"] = [chance.expected(x) for x in voted]
+    table["expected"] = [chance.expected(int(x)) for x in voted]
     table["p"] = [p_value(c, x) for c, x in zip(counts.tolist(), voted.tolist(), strict=True)]
     table["exposed"] = false_discovery_control(table["p"]) <= FALSE_DISCOVERIES
     table = table.sort_values(["p", "flagged"], ascending=[True, False], kind="stable").reset_index(drop=True)

@@ -20,7 +20,7 @@ from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import Search, in_place, searching
 from understudy.memorization.verdict import Findings, Verdict
 from understudy.memorization.views import IN_PLACE, SHOWN, TESTED
-from understudy.memorization.words import README, as_markdown, verdict
+from understudy.memorization.words import README, as_markdown, readers, verdict
 from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
 
@@ -123,6 +123,7 @@ def audit(
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
+    numbers["readers"] = readers(numbers)
     scores = comparison.heldout.filter(regex=r"^row$|\.score$")  # what p-values can be worked out from again
     scores.insert(1, "patient", heldout.patients)
     slices = leaks.marked(comparison.slices)

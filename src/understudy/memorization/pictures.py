@@ -157,11 +157,11 @@ def _pair(
 ) -> None:
     top = max(1.0, float(np.percentile(real, 99.5)), float(np.percentile(made, 99.5)))
     difference = made.astype(float) - moved.astype(float)
+    ax: Axes
     for ax, shown in zip(axes, (made, real, moved), strict=False):
         ax.imshow(shown, cmap="gray", vmin=0, vmax=top)
     axes[3].imshow(difference, cmap="RdBu_r", vmin=-0.5 * top, vmax=0.5 * top)
     titles = (f"{name}\nsynthetic", f"{name}\ntraining", f"{name}\nmoved", "\ndifference")
-    ax: Axes
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title if name else "", fontsize=8)
         ax.set(xticks=[], yticks=[])

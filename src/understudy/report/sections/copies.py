@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.memorization.words import readers
 from understudy.report.content import Block, Bullets, Content, Details, Figure, Heading, Section, Text, missing, shown
 from understudy.report.data import ReportData, listed, percent, percent_of
 from understudy.report.plots.style import INK, NARROW, SYNTHETIC_COLOUR, Panel, legend_below, one_plot, panel_of
@@ -54,7 +53,7 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
         said, words = numbers["verdict"], [*numbers["verdict"]["sentences"]]
         blocks += [Heading(f"Generator {data.shown(name)}")] if len(audits) > 1 else []
         blocks.append(Text(said["headline"], f"verdict {said['kind']}"))
-        words += readers(numbers) if numbers.get("controls") else []
+        words += numbers.get("readers") or [(numbers.get("membership") or {}).get("words", "")]
         if within := numbers.get("within"):
             words.append(
                 f"Repeats within the set: {percent(within['rate'], 1)} of {within['compared']:,} synthetic slices are"
