@@ -49,8 +49,8 @@ class Chance:
         spread = max((self.high - self.rate) / 1.96 * float(t.ppf(0.975, self.heldout - 1)) / 1.96, 1e-6)
         shape = (self.rate / spread) ** 2
         rates = np.minimum(gamma.ppf(_middles(DRAWS[0]), shape, scale=self.rate / shape), 1)
-        p = np.mean(binom.sf(flagged - 1, self.slices, rates[:, None] * self._parts(votes)))
-        return float(max(p, self.smallest(flagged)))
+        p = float(np.mean(binom.sf(flagged - 1, self.slices, rates[:, None] * self._parts(votes))))
+        return max(p, self.smallest(flagged))
 
     def expected(self, votes: int) -> float:
         """Flagged slices beside such a patient, by chance."""
