@@ -375,7 +375,7 @@ def _copy_of_training(audit: dict[str, Any] | None, has_slices: bool) -> Part:
         where = "look at the pairs in private/gallery.png before release"
         lines.append(f"The flagged slices are concentrated on {who}: {where}.")
         numbers["concentrated_on"] = few["patients"]
-    tested = f"Tested on copies made on purpose, this search found {passed} of {len(must)} kinds that it has to find"
+    tested = f"Tested on copies made on purpose, this search found {passed} of the {len(must)} kinds it must find"
     if alarms["rate"] is not None:
         tested += f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
     return Part(kind, title, [*lines, f"{tested}."], numbers)
