@@ -99,7 +99,7 @@ def test_what_may_be_shared_names_nobody(found: AuditResult, real: SliceSet, mix
     columns = pd.read_parquet(tmp_path / "a" / "p_values.parquet").columns
     assert set(columns) == {"row", "id", "judged", "flagged", "leaked", "p", "patient_p", "p.copy", "p.stacked"}
     private = {p.name for p in (tmp_path / "a" / "private").iterdir()}
-    tables = {"neighbours.parquet", "heldout.parquet", "patients.csv"}
+    tables = {"neighbours.parquet", "heldout.parquet", "exposure.parquet", "patients.csv"}
     assert private == {*tables, "README.txt", "histograms.png", "gallery.png"}
     assert "PRIVATE" in (tmp_path / "a" / "private" / "README.txt").read_text()
     assert "patient 1,T2" in (tmp_path / "a" / "private" / "patients.csv").read_text()

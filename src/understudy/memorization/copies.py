@@ -45,6 +45,7 @@ from understudy.roles import Part, UnfitSets
 from understudy.runtime.lazy import pandas as pd
 
 KINDS = ("moved", "warped", "blended", "lesion", "part")
+LOCAL = slice(3, 5)  # the kinds of which a slice may have nothing to compare
 KEPT = 2  # candidates that are registered; the better one is warped too
 SHIFTS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # cells, along both axes: a tenth of the edge
 FINER = (0.4, 0.2, 0.1)  # cells, steps from the best of these shifts
@@ -135,6 +136,7 @@ class Copies:
         """
         found = self._found(part, None, progress)
         z = (found.value.double() - self.middle) / self.spread
+        z[:, LOCAL] = z[:, LOCAL].masked_fill(found.value[:, LOCAL] == 0, -torch.inf)  # there was nothing to compare
         best, kind = z.max(1)
         take = torch.arange(len(best)), kind
         place = found.place.masked_fill((kind != KINDS.index("part"))[:, None], float("nan")).cpu().numpy()

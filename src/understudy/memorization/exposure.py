@@ -88,13 +88,13 @@ class Exposure:
 
 
 def exposure(comparison: Comparison, alarms: FalseAlarms) -> Exposure | None:
-    """Of the judged slices; None where too few patients are held out.
+    """Of the judged slices; None where too few patients are held out, or the flagged slices were taken out before.
 
     With 6 who differ much, 8 % of simulated honest sets exposed somebody (benchmarks/audit_concentration.py).
     """
     null, training = comparison.main.null, np.unique(comparison.parts.training.patients)
     few = null.count < VOTERS or null.slices < slices_needed(comparison.config.quantile)
-    if few or np.isnan(alarms.rate):
+    if few or np.isnan(alarms.rate) or "screened" in comparison.parts.synthetic.slices.attrs:
         return None
     return beside_each(*comparison.beside, training, alarms, null.count)
 

@@ -246,7 +246,8 @@ def readers(numbers: dict[str, Any]) -> list[str]:
 
 def _exposed(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "who of the training patients is exposed cannot be told with so few held-out patients."
+        why = "too few patients are held out, or the flagged slices were taken out before"
+        return f"who of the training patients is exposed cannot be told: {why}."
     worst, beside = found["worst"], "more flagged slices beside them than new patients' slices explain"
     hit = (
         f"the worst hit one has {worst['flagged']:,}, where chance gives {worst['expected']:.1f} (p = {worst['p']:.2g})"

@@ -78,7 +78,7 @@ def test_slices_that_the_rule_drops_are_predicted_only_where_the_study_says_so()
         costs(**swin, evaluation={"dropped_slices": how})["evaluate"][0] for how in ("background", "predict")
     )
     patients, scoring = 2, 0.06 + 128 * 128 * 80 * 3e-8
-    assert every - patients * scoring == pytest.approx(2 * (kept - patients * scoring), abs=0.2)  # to 0.1 s
+    assert every - patients * scoring == pytest.approx(2 * (kept - patients * scoring), rel=0.05)
 
 
 @pytest.mark.usefixtures("fixed_speed")
