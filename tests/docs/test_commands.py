@@ -55,7 +55,12 @@ NOT_RUN = {
         "trains five generators",
     ],
     "docs/correlate.md": ["needs snapshots of several trainings", "trains four generators and 17 segmenters"],
-    "docs/exports.md": ["needs a package", "needs a package", "needs a trained diffusion model"],
+    "docs/exports.md": [
+        "needs a package",
+        "needs a package",
+        "needs a trained diffusion model",
+        "needs a finished study",
+    ],
     "docs/failures.md": ["a minute", "takes a damaged study", "an id is each study's own"],
     "docs/gallery.md": ["needs the three folders"] * 6,
     "docs/generators.md": ["needs an official checkpoint"],

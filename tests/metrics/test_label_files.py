@@ -38,6 +38,7 @@ def nested(shift: int = 0, seed: int = 0) -> np.ndarray:
 
 
 def save(path: Path, labels: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(exist_ok=True)
     nib.save(nib.Nifti1Image(labels, affine), path)
     return path
 
@@ -287,6 +288,47 @@ def test_files_without_a_partner_are_named(folders: tuple[Path, Path]) -> None:
     save(folders[1] / "case0.nii.gz", nested())
     with pytest.raises(UnderstudyError, match="two files are called case0"):
         result(*folders)
+
+
+def test_names_that_differ_are_matched_by_what_they_have_in_common_or_by_a_table(tmp_path: Path) -> None:
+    for n, shift in ((1, 0), (2, 1)):
+        save(tmp_path / "truth" / f"BraTS_{n:03d}_seg.nii.gz", nested())
+        save(tmp_path / "pred" / f"case-{n:03d}.nii.gz", np.roll(nested(), shift, axis=0))
+    folders = tmp_path / "truth", tmp_path / "pred"
+    with pytest.raises(UnderstudyError, match="--match"):
+        result(*folders)
+    found = result(*folders, match=r"\d{3}")
+    dice = {name: one["foreground"]["dice"] for name, one in found["files"].items()}
+    assert dice["BraTS_001_seg"] == 1
+    assert 0 < dice["BraTS_002_seg"] < 1
+    table = tmp_path / "pairs.csv"
+    table.write_text("truth,prediction\nBraTS_001_seg.nii.gz,case-002\nBraTS_002_seg,case-001.nii.gz\n")
+    crossed = {name: one["foreground"]["dice"] for name, one in result(*folders, match=str(table))["files"].items()}
+    assert crossed == {"BraTS_001_seg": dice["BraTS_002_seg"], "BraTS_002_seg": 1}
+
+
+@pytest.mark.parametrize(
+    ("match", "what"),
+    [
+        (r"case", "is not in the name BraTS_001"),
+        (r"[A-Za-z]+", "two files are called BraTS"),
+        (r"(", "not a regular expression"),
+        (r"x*", "is not in the name"),  # an empty match says nothing
+        ("truth,prediction\nBraTS_001_seg,case-009\n", "there is no label file case-009"),
+        ("truth,prediction\nBraTS_001_seg,case-001\nBraTS_002_seg,case-001\n", "case-001 stands in two lines"),
+        ("truth,prediction\nBraTS_001_seg,case-001\n", "without a partner"),
+        ("a,b\nBraTS_001_seg,case-001\n", "no columns truth and prediction"),
+    ],
+)
+def test_patterns_and_tables_that_do_not_pair_every_file_are_refused(tmp_path: Path, match: str, what: str) -> None:
+    for n in (1, 2):
+        save(tmp_path / "truth" / f"BraTS_{n:03d}_seg.nii.gz", nested())
+        save(tmp_path / "pred" / f"case-{n:03d}.nii.gz", nested())
+    if "\n" in match:
+        (tmp_path / "pairs.csv").write_text(match)
+        match = str(tmp_path / "pairs.csv")
+    with pytest.raises(UnderstudyError, match=what):
+        result(tmp_path / "truth", tmp_path / "pred", match=match)
 
 
 def test_nothing_to_score_and_wrong_names_are_refused(pair: tuple[Path, Path]) -> None:

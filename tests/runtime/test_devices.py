@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.runtime.devices import check_device_name, resolve_device, resolve_precision
+from understudy.runtime.devices import check_device_name, described, resolve_device, resolve_precision
 
 
 def with_gpus(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +71,15 @@ def test_precision_is_that_asked_for_or_what_the_device_multiplies_in() -> None:
     assert resolve_precision("bf16", cpu) == torch.bfloat16
     assert resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
     assert resolve_precision("auto", torch.device("meta")) == torch.float32
+
+
+def test_the_device_and_its_precision_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert described("cpu") == "cpu, float32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert described("cpu") == "cpu, bfloat16"
+    with_gpus(1, monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert described("auto") == "NVIDIA H200, bfloat16"

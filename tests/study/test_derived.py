@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from pydantic import ValidationError
+from tiny_study import tiny_study
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import FORMAT
 from understudy.exchange.export import export_images
-from understudy.io.files import write_json
+from understudy.io.files import read_json, write_json
 from understudy.memorization.pictures import save_sweep
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
+from understudy.study import derived
 from understudy.study.config.schema import Study, load_study
-from understudy.study.derived import resolution_in, study_of_cohort, sweep_plan
+from understudy.study.derived import canary_plan, canary_words, resolution_in, run_canary, study_of_cohort, sweep_plan
 from understudy.study.engine.plan import make_plan
 from understudy.study.stages.data import training_rows
 
@@ -95,3 +98,56 @@ def test_the_curve_is_a_picture(tmp_path: Path) -> None:
     table = pd.DataFrame({"patients": [2, 10], "rate": [0.9, 0.0], "low": [0.8, 0.0], "high": [0.95, 0.02]})
     save_sweep(table, tmp_path / "sweep.png", 0.01)
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_rows_of_one_patient_are_repeated_and_all_others_are_there_once(slices: SliceSet) -> None:
+    rows = [training_rows(slices, {"times": times, "seed": 3}).tolist() for times in (1, 2, 4)]
+    assert rows[0] == training_rows(slices).tolist()
+    often = rows[1][18:]  # six training patients of three slices
+    assert len({slices.index["subject"][row] for row in often}) == 1
+    assert len(often) == 3
+    assert rows[1] == rows[0] + often
+    assert rows[2] == rows[0] + 3 * often
+    assert (
+        slices.index["subject"][often[0]] != slices.index["subject"][training_rows(slices, {"times": 2, "seed": 5})[-1]]
+    )
+
+
+def test_the_jobs_of_a_canary_test() -> None:
+    plan = canary_plan(Study.model_validate(BASE), "g", samples=300)
+    names = [job.name for job in plan.jobs]
+    each = [f"{stage} g with a patient {n} times" for n in (1, 2, 4, 8) for stage in ("generator", "sample", "audit")]
+    assert names[2:] == each
+    assert len({job.spec["subset"]["seed"] for job in plan.jobs if job.stage == "generator"}) == 1
+    with pytest.raises(UnderstudyError, match="no generator 'h'"):
+        canary_plan(Study.model_validate(BASE), "h")
+
+
+def test_from_how_many_repetitions_on_a_patient_is_seen() -> None:
+    def words(*exposed: bool | None, seen: int | None = None) -> str:
+        return canary_words({"rows": [{"exposed": x} for x in exposed], "seen_from": seen})
+
+    assert "from 4 times" in words(False, False, True, True, seen=4)
+    assert "does not see" in words(True, False, True, False)
+    assert "already" in words(True, True, seen=1)
+    assert "cannot be told" in words(None, None)
+
+
+def test_a_canary_test_runs_and_reads_the_patient_that_was_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derived, "TIMES", (1, 3))
+    fields = yaml.safe_load(tiny_study("c", kimg=0.016, tick=1, samples=8, seconds=100))
+    fields["phantom"]["patients"], fields["split"]["test_patients"] = 14, 7
+    fields["audit"] = {"copies": 10, "splits": 10, "resamples": 200, "membership": False, "within": 0}
+    found = run_canary(Study.model_validate(fields), "one", tmp_path, device="cpu", progress=False, samples=20)
+    assert read_json(tmp_path / "canary.json") == found
+    assert [row["times"] for row in found["rows"]] == [1, 3]
+    (split,) = tmp_path.glob("jobs/prepare-*/split.json")
+    training = [name for name, part in read_json(split).items() if part == "train"]
+    for folder, row in zip(sorted(tmp_path.glob("jobs/audit-*")), found["rows"], strict=True):
+        table = pd.read_parquet(folder / "private" / "exposure.parquet")
+        assert sorted(table["patient"]) == sorted(training)
+        assert row["slices"] <= 20
+        assert row["beside"] in table["flagged"].tolist()
+    assert not any(name in (tmp_path / "canary.json").read_text() for name in training)

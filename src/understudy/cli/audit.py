@@ -37,8 +37,9 @@ def audit_command(
     as_json: bool = base.JsonOption,
     sweep_subjects: str | None = Option(None, help="Audit trainings on so many patients: 5,10,20,40."),
     study: str | None = Option(None, help="With --sweep-subjects: study file or preset."),
-    generator: str | None = Option(None, help="With --sweep-subjects: generator of the study."),
-    samples: int | None = Option(None, min=100, help="With --sweep-subjects: slices of each [default: the study's]."),
+    canary: str | None = Option(None, help="Study: audit trainings with one patient 1, 2, 4, 8 times."),
+    generator: str | None = Option(None, help="With --sweep-subjects, --canary: generator of the study."),
+    samples: int | None = Option(None, min=100, help="With them: slices of each [default: the study's]."),
     device: str = base.DeviceOption,
     quiet: bool = base.QuietOption,
 ) -> None:
@@ -52,6 +53,9 @@ def audit_command(
     config = AuditConfig.model_validate({"quantile": quantile, "transforms": transforms, "seed": seed})
     if sweep_subjects is not None:
         _sweep(sweep_subjects, study, generator, samples, config, out, device, as_json, quiet)
+        return
+    if canary is not None:
+        _canary(canary, generator, samples, config, out, device, as_json, quiet)
         return
     if training is None or synthetic is None:
         fix = "see `understudy audit --help`, or use --sweep-subjects"
@@ -171,3 +175,25 @@ def _sweep(
     ]  # fmt: skip
     base.print_table(["patients", "slices", "flagged", "95 %", "patients hit", "weights AUC", "verdict"], rows)
     print(f"curve: {folder / 'sweep.png'}, table: {folder / 'sweep.csv'}")
+
+
+def _canary(
+    study: str, generator: str | None, samples: int | None, config: AuditConfig, out: Path | None, device: str,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    from understudy.study.derived import run_canary
+
+    loaded = base.study_of(study)
+    folder = out or Path(f"{base.results_folder(loaded, None)}-canary")
+    name = generator or next(iter(loaded.generators), "")
+    found = run_canary(loaded, name, folder, config, samples, device, not quiet)
+    if as_json:
+        base.print_json(found)
+        return
+    rows = [
+        [r["times"], r["slices"], r["flagged"], r["beside"], "" if r["p"] is None else f"{r['p']:.2g}",
+         "" if r["exposed"] is None else "yes" if r["exposed"] else "no", r["verdict"].replace("_", " ")]
+        for r in found["rows"]
+    ]  # fmt: skip
+    base.print_table(["times", "slices", "flagged", "beside the patient", "p", "seen", "verdict"], rows)
+    print(f"{found['words']}\ntable: {folder / 'canary.json'}")

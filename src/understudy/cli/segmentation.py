@@ -84,6 +84,7 @@ def score(
     spacing: tuple[float, float, float] | None = Option(None, help="Voxel edges of arrays, mm [default: 1 1 1]."),
     ignore_affine: bool = Option(False, "--ignore-affine", help="Compare the arrays as stored, not by their headers."),
     skip_unmatched: bool = Option(False, "--skip-unmatched", help="Leave out files without a partner."),
+    match: str = Option("", help="Names differ: what both have in common (a regular expression), or a table .csv."),
     csv: Path | None = Option(None, help="Also write one row per file and class to this file."),
     as_json: bool = base.JsonOption,
     quiet: bool = base.QuietOption,
@@ -97,7 +98,8 @@ def score(
     joined = {name: [m.strip() for m in members.split("+")] for name, members in unions.items()} or regions
     scores = score_labels(
         pred=prediction, target=truth, policy=policy, classes=numbers, regions=joined, spacing=spacing,
-        ignore_affine=ignore_affine, skip_unmatched=skip_unmatched, progress=not quiet and not as_json,
+        ignore_affine=ignore_affine, skip_unmatched=skip_unmatched, match=match,
+        progress=not quiet and not as_json,
     )  # fmt: skip
     if csv is not None:
         write_text(csv, scores.rows.to_csv(index=False))

@@ -1,4 +1,4 @@
-"""Commands on a study, in the order in which one needs them: init, check, plan, run, status, job, report, preset."""
+"""Commands on a study, in the order in which one needs them: init, check, plan, run, status, job, report, ..."""
 
 from __future__ import annotations
 
@@ -285,6 +285,19 @@ def report(out: Path = base.ResultsArgument, as_json: bool = base.JsonOption) ->
         base.print_json({"report": str(page), "conclusion": answer})
         return
     print(f"{in_terminal(answer, str(out))}\n{page}")
+
+
+@base.app.command()
+def sheets(
+    results: Path = base.ResultsArgument,
+    out: Path | None = Option(None, "--out", "-o", help="New folder [default: RESULTS/sheets]."),
+) -> base.Said:
+    """Write reporting sheets, filled in with what the study knows, and BibTeX of what it used."""
+    from understudy.report.sheets import write_sheets
+
+    written = write_sheets(results, out if out is not None else results / "sheets")
+    words = "\n".join([*map(str, written), "fill in what is empty, and check what is not"])
+    return base.Said(words, {"files": [str(path) for path in written]})
 
 
 @base.app.command()

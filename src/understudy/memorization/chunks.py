@@ -17,6 +17,7 @@ from understudy.memorization.frames import sized
 from understudy.roles import Part
 from understudy.runtime.progress import track
 
+READ = 16  # slices that are read at a time
 FINEST = 64  # pixels of a slice; larger ones are made smaller first
 T = TypeVar("T")
 
@@ -43,10 +44,13 @@ def in_chunks(
     order = [part.slices.channels.index(name) for name in channels]
 
     def chunk(start: int) -> T:
-        images, labels = part.slices.read(part.rows[start : start + size])
-        given = torch.from_numpy(images[:, order]).to(device).float()
+        rows, given, marks = part.rows[start : start + size], [], []
         with torch.inference_mode():
-            return work(sized(given, FINEST), torch.from_numpy(labels).to(device), start)
+            for first in range(0, len(rows), READ):  # large slices take memory until they are made smaller
+                images, labels = part.slices.read(rows[first : first + READ])
+                given.append(sized(torch.from_numpy(images[:, order]).to(device).float(), FINEST))
+                marks.append(torch.from_numpy(labels).to(device))
+            return work(torch.cat(given), torch.cat(marks), start)
 
     count = len(part.rows)
     with (

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from understudy.memorization import conformal
-from understudy.memorization.concentration import Concentration, concentration, votes_of
+from understudy.memorization.concentration import Concentration, Names, concentration, votes_of
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, Null, PValues
 from understudy.memorization.controls import Controls, scores_of
@@ -130,13 +130,21 @@ class Comparison:
         return [patient_of.get(int(row), "") for row in rows]
 
     @cached_property
-    def concentration(self) -> Concentration | None:
-        """Whether the judged flagged slices are concentrated on few training patients; None where none is flagged."""
+    def beside(self) -> tuple[Names, Names, Names]:
+        """Training patients beside the flagged judged slices, beside all judged ones, and whom held-out ones vote for.
+
+        As `concentration.concentration` takes them.
+        """
         beside = [self._patients(self.heldout[f"{v}.row"].to_numpy()) for v in self.main.views]
         near = self._neighbours_of(self.main)
         patients = near["patient"].to_numpy().astype(np.str_)
         votes = votes_of(self.main.null, np.array(beside, dtype=np.str_).T, self.config.quantile)
-        return concentration(patients[near["flagged"].to_numpy()], patients, votes)
+        return patients[near["flagged"].to_numpy()], patients, votes
+
+    @cached_property
+    def concentration(self) -> Concentration | None:
+        """Whether the judged flagged slices are concentrated on few training patients; None where none is flagged."""
+        return concentration(*self.beside)
 
     def findings(self, controls: Controls, rows: Ints | None = None, screened: bool | None = None) -> Findings:
         """What the verdict is made of, of all synthetic slices or some rows; of these without the patients they hit.

@@ -213,9 +213,9 @@ def clustered_wilson(hits: Mask, clusters: Ints) -> tuple[float, float]:
     return wilson(share * effective, effective)
 
 
-def upper_bound(hits: int, n: int) -> float:
-    """One-sided exact 95 % upper bound of a share (Clopper & Pearson 1934): 3 / n for no hit of many."""
-    return 1.0 if hits >= n else float(beta.ppf(0.95, hits + 1, n - hits))
+def upper_bound(hits: int, n: int, level: float = 0.95) -> float:
+    """One-sided exact upper bound of a share (Clopper & Pearson 1934): at 95 % 3 / n for no hit of many."""
+    return 1.0 if hits >= n else float(beta.ppf(level, hits + 1, n - hits))
 
 
 def percentiles(drawn: Floats) -> tuple[float, float]:

@@ -6,27 +6,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.conformal import percentiles
 from understudy.memorization.controls import evenly
+from understudy.names import percent
 from understudy.roles import Part
 from understudy.slices import SliceSet
 
 # Slices and rows -> scores [n], higher for slices that the network knows, and what they are. Its attribute `weights`
 # (file -> SHA-256), where it has one, is recorded: a release is bound to exactly these weights.
 MembershipScore = Callable[[SliceSet, NDArray[np.int64]], tuple[NDArray[np.float64], str]]
+FALSE_POSITIVES = 0.01  # of held-out patients taken for training patients, at most
 
 
 @dataclass(frozen=True)
 class Membership:
-    """How well the weights tell training from held-out slices."""
+    """How well the weights tell training patients from held-out ones, each by the mean score of their slices."""
 
     score: str  # what was compared, in words
-    auc: float  # area under the ROC curve: chance that a training slice scores higher than a held-out one
+    auc: float  # area under the ROC curve: chance that a training patient scores higher than a held-out one
     low: float  # bootstrap over patients of both sides
     high: float
+    tpr: float  # training patients above all but `FALSE_POSITIVES` of the held-out ones
+    tpr_low: float
+    tpr_high: float
+    smallest_fpr: float  # rate of false positives, the smallest above 0 that so many held-out patients can show
     training: int  # slices scored
     heldout: int
     training_patients: int
@@ -42,15 +47,25 @@ class Membership:
                 f" training and {self.heldout_patients} held-out patients, and it takes {FEWEST_PATIENTS} of each (AUC"
                 f" {self.auc:.2f}; 0.5 is chance). Do not share the weights on this audit; hold out more patients."
             )
+        few = (
+            f", that is above all {self.heldout_patients} held-out ones, of whom one is already"
+            f" {percent(self.smallest_fpr)}"
+        )
+        above = few if self.smallest_fpr > FALSE_POSITIVES else ""
+        single = (
+            f" The AUC is an average over patients and says nothing of a single one: at {percent(FALSE_POSITIVES)}"
+            f" false positives{above}, {percent(self.tpr)} of training patients are recognized (95 % interval"
+            f" {percent(self.tpr_low)} to {percent(self.tpr_high)})."
+        )
         if self.low > 0.5:
             return (
-                f"The weights give training patients away: the {self.score} tells slices of training patients from"
-                f" those of new ones ({seen}; 0.5 is chance). Do not share the weights; slices can be released once"
-                " they are audited."
+                f"The weights give training patients away: the {self.score} tells training patients from new ones"
+                f" ({seen}; 0.5 is chance).{single} Do not share the weights; slices can be released once they are"
+                " audited."
             )
         return (
-            f"No sign that the weights give training patients away: the {self.score} does not tell slices of training"
-            f" patients from those of new ones ({seen}; 0.5 is chance)."
+            f"No sign that the weights give training patients away: the {self.score} does not tell training patients"
+            f" from new ones ({seen}; 0.5 is chance).{single}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,22 +75,25 @@ class Membership:
 def membership(
     training: Part, heldout: Part, score: MembershipScore, slices: int = 400, resamples: int = 2000, seed: int = 0
 ) -> Membership:
-    """Scores at most `slices` slices of each side, drawn evenly over patients, and compares the two sides."""
+    """Scores at most `slices` slices of each side, drawn evenly over patients, and compares the patients' means."""
     a, b = (
         Part(part.name, part.slices, np.sort(part.rows[evenly(part, slices, [seed + i, 42])]))
         for i, part in enumerate((training, heldout))
     )
     (scores_a, name), (scores_b, _) = score(a.slices, a.rows), score(b.slices, b.rows)
-    # [P, Q]: pairs of slices in which a training patient's slice scores higher than a held-out one's; ties half
-    wins = np.zeros((a.count, b.count))
-    for j in range(b.count):
-        other = scores_b[b.codes == j]
-        joint = rankdata(np.concatenate([scores_a, other]))[: len(scores_a)] - rankdata(scores_a)
-        np.add.at(wins[:, j], a.codes, joint)
-    sizes = np.bincount(a.codes), np.bincount(b.codes)
+    known, new = (np.bincount(p.codes, s) / np.bincount(p.codes) for p, s in ((a, scores_a), (b, scores_b)))
+    new = np.sort(new)[::-1]
+    wins = (known[:, None] > new) + 0.5 * (known[:, None] == new)  # [P, Q], as float64
+    above = np.asarray(known[:, None] > new, np.float64)
     rng = np.random.default_rng([seed, 41])
-    draws = [rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=resamples).astype(float) for n in sizes]
-    drawn = np.einsum("ri,ij,rj->r", draws[0], wins, draws[1]) / ((draws[0] @ sizes[0]) * (draws[1] @ sizes[1]))
-    auc = float(wins.sum() / (len(a.rows) * len(b.rows)))
-    weights = dict(getattr(score, "weights", {}))
-    return Membership(name, auc, *percentiles(drawn), len(a.rows), len(b.rows), a.count, b.count, weights)
+    sides = [rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in wins.shape]
+    # the first row is the patients as they are
+    drawn_a, drawn_b = (np.concatenate([np.ones((1, n), np.int64), d]) for n, d in zip(wins.shape, sides, strict=True))
+    auc = np.einsum("ri,ij,rj->r", drawn_a, wins, drawn_b) / wins.size
+    # the highest held-out patient who may not be a false positive any more
+    limit = (drawn_b.cumsum(1) > FALSE_POSITIVES * b.count).argmax(1)
+    tpr = np.einsum("ri,ir->r", drawn_a, above[:, limit]) / a.count
+    return Membership(
+        name, float(auc[0]), *percentiles(auc[1:]), float(tpr[0]), *percentiles(tpr[1:]), 1 / b.count,
+        len(a.rows), len(b.rows), a.count, b.count, dict(getattr(score, "weights", {})),
+    )  # fmt: skip

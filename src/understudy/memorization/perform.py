@@ -14,12 +14,13 @@ from understudy.memorization.comparison import Comparison, compare, sides
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Ints, p_values, threshold
 from understudy.memorization.controls import COPY, Controls, run_controls, scores_of
+from understudy.memorization.exposure import Exposure, exposure
 from understudy.memorization.leaks import Leaks, find_leaks
 from understudy.memorization.membership import MembershipScore, membership
 from understudy.memorization.search import Search, in_place, searching
 from understudy.memorization.verdict import Findings, Verdict
 from understudy.memorization.views import IN_PLACE, SHOWN, TESTED
-from understudy.memorization.words import README, as_markdown, verdict
+from understudy.memorization.words import README, as_markdown, readers, verdict
 from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
 
@@ -35,6 +36,7 @@ class AuditResult:
     neighbours: pd.DataFrame  # one row a synthetic slice: its nearest training slice and patient; not to be shared
     heldout: pd.DataFrame  # one row a judged held-out slice: its patient and scores; not to be shared
     slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, without neighbours
+    exposure: pd.DataFrame  # one row a training patient: flagged slices beside them, p; not to be shared
 
     @property
     def flagged(self) -> Ints:
@@ -60,6 +62,7 @@ class AuditResult:
         names = self.neighbours.loc[self.neighbours["name"] != "", ["name", "patient"]].drop_duplicates()
         write_text(out / "private" / "patients.csv", names.to_csv(index=False))
         private = {"private/neighbours.parquet": self.neighbours, "private/heldout.parquet": self.heldout}
+        private["private/exposure.parquet"] = self.exposure
         for name, frame in {**private, "p_values.parquet": self.slices}.items():
             with atomic_path(out / name) as temporary:
                 frame.to_parquet(temporary, index=False)
@@ -115,15 +118,18 @@ def audit(
     search = searching(config, device, progress, work_dir)
     comparison = compare(sides(train, held_out, synthetic, training_rows), config, search)
     leaks = find_leaks(comparison.parts, config, search, device)
-    _, decided, numbers = judge(comparison, leaks, search, device, work_dir)
+    controls, decided, numbers = judge(comparison, leaks, search, device, work_dir)
     training, heldout, _ = comparison.judged
     if membership_score is not None and config.membership:
         sizes = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
+    numbers["readers"] = readers(numbers)
     scores = comparison.heldout.filter(regex=r"^row$|\.score$")  # what p-values can be worked out from again
     scores.insert(1, "patient", heldout.patients)
     slices = leaks.marked(comparison.slices)
-    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, slices)
+    exposed = exposure(comparison, controls.false_alarms)
+    by_patient = exposed.patients if exposed else pd.DataFrame({"patient": np.unique(training.patients)})
+    return AuditResult(plain(numbers), decided, comparison.neighbours, scores, slices, by_patient)
 
 
 def judge(
@@ -138,7 +144,8 @@ def judge(
     controls = run_controls(comparison.judged, nulls, search_planted, comparison.config, work_dir)
     findings = comparison.findings(controls)
     decided = leaks.joined(verdict(findings))
-    numbers = _numbers(comparison, findings, decided, leaks)
+    exposed = exposure(comparison, controls.false_alarms)
+    numbers = _numbers(comparison, findings, decided, leaks, exposed)
     return controls, decided, numbers | {"within": _repeats(comparison, device)}
 
 
@@ -149,7 +156,9 @@ def refused(error: UnfitSets) -> dict[str, Any]:
     return {"format": FORMAT, "software_version": __version__, "verdict": decided.as_dict(), "refusal": error.what}
 
 
-def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks: Leaks) -> dict[str, Any]:
+def _numbers(
+    comparison: Comparison, findings: Findings, decided: Verdict, leaks: Leaks, exposed: Exposure | None
+) -> dict[str, Any]:
     """The content of audit.json."""
     config, null, hits, concentrated = comparison.config, comparison.main.null, findings.hits, findings.concentration
     quantile = config.quantile
@@ -194,6 +203,7 @@ def _numbers(comparison: Comparison, findings: Findings, decided: Verdict, leaks
             "hit": len(hits), "of": findings.training, "worst": next(iter(hits.items()), None), "counts": hits,
         },
         "concentration": concentrated.as_dict() if concentrated else None,
+        "exposed": exposed.as_dict() if exposed else None,
         "leaks": leaks.as_dict(),
         "controls": findings.controls.as_dict(),
         "within": None,

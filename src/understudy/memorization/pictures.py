@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from understudy.io.files import atomic_path
+from understudy.memorization.frames import FRAME
+from understudy.memorization.registration import onto
 from understudy.memorization.views import COPY_VIEW, SHOWN, TITLES, transform
+from understudy.memorization.windows import DISC
 from understudy.slices import SliceSet
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ STYLE: dict[str, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9AA1AB",
     "axes.labelcolor": QUIET, "xtick.color": QUIET, "ytick.color": QUIET, "text.color": INK, "legend.frameon": False,
 }  # fmt: skip
+Slices = NDArray[np.uint8]
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (4, 2))}
 
 
@@ -93,35 +99,76 @@ def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
 
 
 def _gallery(done: AuditResult, training: SliceSet, synthetic: SliceSet) -> Figure:
-    """The closest pairs, most suspicious first: for each channel synthetic, nearest training slice and difference."""
+    """The closest pairs, most suspicious first.
+
+    For each channel: synthetic, nearest training slice, the same moved onto the synthetic, and the difference.
+    """
     order = done.neighbours.sort_values(["p", f"{COPY_VIEW}.score"], ascending=[True, False]).head(12)
     channels = training.channels
     of_synthetic = [synthetic.channels.index(name) for name in channels]
-    rows, columns = len(order), 3 * len(channels)
+    rows, columns = len(order), 4 * len(channels)
     figure = Figure(figsize=(0.85 * columns + 1.7, 0.92 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
     for i, pair in enumerate(order.to_dict(orient="records")):
-        made = transform(synthetic.read([int(pair["row"])])[0], int(pair["transform"]))[0][of_synthetic]
-        real = training.read([int(pair["training_row"])])[0][0]
+        made, labels = (x[0] for x in synthetic.read([int(pair["row"])]))
+        real, marked = (x[0] for x in training.read([int(pair["training_row"])]))
+        found = pair["kind"] if isinstance(pair.get("kind"), str) else "dimmed"
+        made, box = made[of_synthetic], _box(found, pair, labels)
+        moved = _moved(made, labels, real, marked, found, int(pair["transform"]))
         for c, name in enumerate(channels):
-            _pair(axes[i, 3 * c : 3 * c + 3], made[c], real[c], name if i == 0 else "")
-        kind = pair.get("kind")
-        found = kind if isinstance(kind, str) else "dimmed"
+            _pair(axes[i, 4 * c : 4 * c + 4], made[c], real[c], moved[c], box, name if i == 0 else "")
         note = f"#{pair['row']}  p {pair['p']:.2g}\n{found}\n{pair['name'] or 'not flagged'}"
         axes[i, 0].set_ylabel(note, rotation=0, ha="right", va="center", fontsize=8, color=INK)
     return figure
 
 
-def _pair(axes: NDArray[Any], made: NDArray[np.uint8], real: NDArray[np.uint8], name: str) -> None:
+def _moved(made: Slices, labels: Slices, real: Slices, marked: Slices, kind: str, turned: int) -> NDArray[Any]:
+    """The training slice [C, H, W] on the synthetic one; of a copied lesion its annotation on the other's."""
+    if kind in ("part", "dimmed"):  # found in place
+        return real
+    if kind == "lesion" and (labels > 0).any() and (marked > 0).any():
+        real, marked = transform(real, turned), transform(marked, turned)
+        down, right = (np.round(_middle(labels) - _middle(marked))).astype(int)
+        return np.roll(real, (int(down), int(right)), (1, 2))
+    moving, fixed = (torch.from_numpy(np.ascontiguousarray(x)) for x in (real, made))
+    return onto(moving, fixed, turned >= 4, turned % 4, kind == "warped").numpy()
+
+
+def _box(kind: str, pair: dict[Any, Any], labels: Slices) -> tuple[int, int, int, int] | None:
+    """Top, left, height and width of what alone is copied, in pixels; None for whole slices."""
+    edge = labels.shape[-1]
+    if kind == "part":
+        size = DISC / FRAME
+        top, left = (round((pair[axis] - size / 2) * edge) for axis in ("y", "x"))
+        return top, left, round(size * edge), round(size * edge)
+    if kind != "lesion" or not (labels > 0).any():
+        return None
+    rows, columns = (np.flatnonzero((labels > 0).any(axis)) for axis in (1, 0))
+    return int(rows[0]) - 1, int(columns[0]) - 1, int(np.ptp(rows)) + 3, int(np.ptp(columns)) + 3
+
+
+def _middle(labels: Slices) -> NDArray[np.float64]:
+    return np.argwhere(labels > 0).mean(0)
+
+
+def _pair(
+    axes: NDArray[Any], made: Slices, real: Slices, moved: Slices, box: tuple[int, int, int, int] | None, name: str
+) -> None:
     top = max(1.0, float(np.percentile(real, 99.5)), float(np.percentile(made, 99.5)))
-    difference = made.astype(float) - real.astype(float)
-    axes[0].imshow(made, cmap="gray", vmin=0, vmax=top)
-    axes[1].imshow(real, cmap="gray", vmin=0, vmax=top)
-    axes[2].imshow(difference, cmap="RdBu_r", vmin=-0.5 * top, vmax=0.5 * top)
+    difference = made.astype(float) - moved.astype(float)
     ax: Axes
-    for ax, title in zip(axes, (f"{name}\nsynthetic", f"{name}\ntraining", "\ndifference"), strict=True):
+    for ax, shown in zip(axes, (made, real, moved), strict=False):
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=top)
+    axes[3].imshow(difference, cmap="RdBu_r", vmin=-0.5 * top, vmax=0.5 * top)
+    titles = (f"{name}\nsynthetic", f"{name}\ntraining", f"{name}\nmoved", "\ndifference")
+    for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title if name else "", fontsize=8)
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():
             spine.set_visible(False)
+        if box and ax is not axes[1]:
+            y, x, height, width = box
+            ax.add_patch(
+                Rectangle((x - 0.5, y - 0.5), width, height, fill=False, color=COLOURS["planted"], linewidth=1)
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from understudy.memorization.frames import FRAME, blur, warp
+from understudy.memorization.frames import FRAME, TURNS, blur, filtered, heads, pose, sized, warp
 
 STEPS, WARP_STEPS = 3, 5
 LONGEST = 0.15  # step of the affine map, in halves of the edge
@@ -77,3 +77,22 @@ def _even(x: torch.Tensor) -> torch.Tensor:
     flat = x.flatten(1)
     spread = flat.std(1).clamp(min=1e-6)[:, None, None, None]
     return (x - flat.mean(1)[:, None, None, None]) / spread
+
+
+def onto(moving: torch.Tensor, fixed: torch.Tensor, mirrored: bool, quarters: int, bent: bool) -> torch.Tensor:
+    """A slice [C, H, W] moved onto another one: the best of all turns, mirrored or not, warped too if `bent`."""
+    (still, goes), place = (filtered(x[None].float())[1] for x in (fixed, moving)), heads(moving[None].float())
+    # a frame that shows the fixed slice as it is; a pose leads from its head's place to the moving one's
+    frame = warp(still, torch.eye(2, 3)[None], FRAME)
+    back = torch.cat([pose(heads(fixed[None].float()), 1.0), torch.tensor([[[0.0, 0.0, 1.0]]])], 1).inverse()
+    sign = -1 if mirrored else 1  # a mirrored slice turns the other way
+    maps = torch.cat([pose(place, 1.0, sign * (90 * quarters) + d, mirrored) @ back for d in TURNS])
+    many = (sized(goes, FRAME).expand(len(maps), -1, -1, -1), frame.expand(len(maps), -1, -1, -1))
+    maps = affine(*many, maps)
+    seen = _even(warp(many[0], maps, FRAME)) * _even(many[1])
+    best = maps[seen.flatten(1).mean(1).argmax()][None]
+    off, size = None, fixed.shape[-1]
+    if bent:
+        off = elastic(many[0][:1], frame, best).permute(0, 3, 1, 2)
+        off = torch.nn.functional.interpolate(off, size, mode="bilinear").permute(0, 2, 3, 1)
+    return warp(moving[None].float(), best, size, off)[0]

@@ -25,7 +25,7 @@ from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
 # what audit.json states and a release rests on; the verdict's words are written anew
-_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "leaks", "controls", "within")
+_STATED = ("sets", "rule", "null", "flags", "patients", "concentration", "exposed", "leaks", "controls", "within")
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 
@@ -195,7 +195,7 @@ def recheck(
     _check_p_values(folder / "p_values.parquet", leaks.marked(found.slices))
     controls, _, numbers = judge(found, leaks, search, device)
     numbers = plain(numbers)
-    told = [{name: of[name] for name in _STATED} | {"verdict": of["verdict"]["kind"]} for of in (recorded, numbers)]
+    told = [{name: of.get(name) for name in _STATED} | {"verdict": of["verdict"]["kind"]} for of in (recorded, numbers)]
     if place := _difference(told[0], told[1], "")[1:]:
         what = f"audit.json states another `{place}` than these slices give: it was changed, or is another version's"
         raise UnderstudyError(what, where=folder / "audit.json", fix=_AGAIN)

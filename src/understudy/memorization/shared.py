@@ -17,7 +17,7 @@ def shared(numbers: dict[str, Any], membership: dict[str, Any] | None = None) ->
     """The part of audit.json (`numbers`) that may be released, with this membership inference."""
     sets = {name: {k: told[k] for k in _OF_SETS if k in told} for name, told in numbers["sets"].items()}
     sets["synthetic"]["content_hash"] = numbers["sets"]["synthetic"]["content_hash"]  # of no patient's slices
-    controls, measured = numbers["controls"], ("flags", "concentration", "within")
+    controls, measured = numbers["controls"], ("flags", "concentration", "exposed", "within")
     # medians of planted copies, and what single views find, are scores of training slices
     detection = [{**found, "views": {}, "median": {}} for found in controls["detection"]]
     return {

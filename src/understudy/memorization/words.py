@@ -23,9 +23,10 @@ slices could learn from them whether they were trained on: others get what `unde
 
 neighbours.parquet  every synthetic slice with its nearest training slice, patient and scores
 heldout.parquet     every held-out slice that p-values were made from, with its patient and scores
+exposure.parquet    every training patient with the flagged slices beside them, what chance gives, and the p-value
 patients.csv        which patient "patient 1", "patient 2", ... of the audit is
 histograms.png      nearest scores of synthetic slices, held-out slices and planted copies
-gallery.png         the closest pairs: synthetic, nearest training slice, difference
+gallery.png         the closest pairs: synthetic, nearest training slice, the same moved onto the synthetic, difference
 """
 
 
@@ -235,6 +236,36 @@ def spread(found: Concentration) -> str:
     return f"No more concentrated on few patients than new patients' slices are: {counts}; p = {found.p:.2g}."
 
 
+def readers(numbers: dict[str, Any]) -> list[str]:
+    """What the audit says to a recipient of the images and to one of the weights; `numbers`: of audit.json."""
+    asked = numbers.get("membership")
+    weights = asked["words"] if asked else "they were not examined; of single patients the images say nothing here."
+    images = _exposed(numbers.get("exposed"))
+    return [f"For a recipient of the images: {images}", f"For a recipient of the weights: {_inner(weights)}"]
+
+
+def _exposed(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "who of the training patients is exposed cannot be told with so few held-out patients."
+    worst, beside = found["worst"], "more flagged slices beside them than new patients' slices explain"
+    hit = (
+        f"the worst hit one has {worst['flagged']:,}, where chance gives {worst['expected']:.1f} (p = {worst['p']:.2g})"
+        f", and at most {worst['at_most']:,} in as many further slices (95 % bound)"
+    )
+    if found["count"]:
+        have = "has" if found["count"] == 1 else "have"
+        return (
+            f"{found['count']} of {count(found['of'], 'training patient')} {have} {beside} (false discovery rate"
+            f" {percent(found['level'])}); {hit}."
+        )
+    weak = "" if found["testable"] else ", and with so few flagged slices and held-out patients no single one could"
+    return f"no training patient has {beside}{weak} (smallest possible p {found['smallest_p']:.2g}); {hit}."
+
+
+def _inner(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
 def people(number: int) -> str:
     return "one training patient" if number == 1 else f"{number} training patients"
 
@@ -264,7 +295,7 @@ def as_markdown(numbers: dict[str, Any]) -> str:
     parts = [
         f"# {decided['headline']}\n\n",
         *(f"{sentence}\n\n" for sentence in decided["sentences"]),
-        f"{numbers['membership']['words']}\n\n" if numbers["membership"] else "",
+        *(f"{sentence}\n\n" for sentence in readers(numbers)),
         f"{NEXT}\n\n" if decided["kind"] == "no_sign" else "",
         "## How many copies this audit finds\n\n",
         f"{detection[0]['copies']:,} training slices were changed as named and searched for.",

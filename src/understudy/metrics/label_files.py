@@ -1,6 +1,7 @@
 """Scores of anyone's label files (`understudy score`): NIfTI and NumPy, two files or two folders."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -54,7 +55,7 @@ def score_labels(
     pred: str | Path, target: str | Path, *, policy: EmptyPolicy | str = EmptyPolicy.BRATS,
     classes: Mapping[str, int] | None = None, regions: Mapping[str, Sequence[str]] | str = "auto",
     spacing: Sequence[float] | None = None, ignore_affine: bool = False, skip_unmatched: bool = False,
-    progress: bool = False,
+    match: str = "", progress: bool = False,
 ) -> LabelScores:  # fmt: skip
     """Scores a predicted label volume, or all of a folder.
 
@@ -64,10 +65,10 @@ def score_labels(
         classes: name -> label value; others count as background. Default: every value above 0 that occurs in any of
             the files, named by its number.
         regions: unions of classes {name: [class, ...]}, "auto" (by the names of the classes) or "none".
-        spacing, ignore_affine, skip_unmatched: see `read_pair` and `file_pairs`, also for errors.
+        spacing, ignore_affine, skip_unmatched, match: see `read_pair` and `file_pairs`, also for errors.
     """
     pred, target = Path(pred), Path(target)
-    pairs, notes = file_pairs(pred=pred, target=target, skip_unmatched=skip_unmatched)
+    pairs, notes = file_pairs(pred=pred, target=target, skip_unmatched=skip_unmatched, match=match)
     edges = None if spacing is None else checked_spacing(spacing)
     wanted = named = dict(classes or {})
     if named and (min(named.values()) < 1 or len(set(named.values())) < len(named)):
@@ -98,10 +99,15 @@ def score_labels(
     return LabelScores(table[columns], EmptyPolicy(policy), target.is_dir(), edges_of, noted)
 
 
-def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[list[tuple[Path, Path]], list[str]]:
+def file_pairs(
+    pred: Path, target: Path, skip_unmatched: bool = False, match: str = ""
+) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pairs (prediction, target) of two files, or of two folders by the files' names without suffix; and notes.
 
-    With `skip_unmatched` files without a partner are left out and noted; otherwise they are an UnderstudyError.
+    Args:
+        skip_unmatched: files without a partner are left out and noted; otherwise they are an UnderstudyError.
+        match: for names that differ: a CSV file with the columns truth and prediction, or a regular expression of the
+            part (its first group, if it has one) that is the same in both names.
     """
     where = f"{target} and {pred}"
     for path in (target, pred):
@@ -111,7 +117,10 @@ def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[
         raise UnderstudyError("a folder and a file", where=where, fix="give two files, or two folders")
     if not target.is_dir():
         return [(pred, target)], []
-    ours, theirs = _label_files(target), _label_files(pred)
+    if match.lower().endswith(".csv"):
+        ours, theirs = _by_table(Path(match), _label_files(target), _label_files(pred))
+    else:
+        ours, theirs = _label_files(target, match), _label_files(pred, match)
     notes = []
     for lone, other in ((set(ours) - set(theirs), pred), (set(theirs) - set(ours), target)):
         if lone:
@@ -119,27 +128,63 @@ def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[
             notes.append(f"{len(lone)} without a partner in {other}: {', '.join(sorted(lone)[:5])}{more}")
     both = sorted(set(ours) & set(theirs))
     if not both or (notes and not skip_unmatched):
-        fix = "give files that belong together the same name, or set `skip_unmatched` (--skip-unmatched)"
+        fix = "give files that belong together the same name, or say what they have in common (--match), or leave out"
+        fix += " files without a partner (--skip-unmatched)"
         raise UnderstudyError("; ".join(notes), where=where, fix=fix)
     return [(theirs[name], ours[name]) for name in both], [f"left out: {note}" for note in notes]
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
+def _by_table(table: Path, ours: dict[str, Path], theirs: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files that a table names, both by the truth's name."""
+    with reading(table):
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    if not {"truth", "prediction"} <= set(rows.columns):
+        fix = "write a line with the names truth,prediction above the pairs"
+        raise UnderstudyError("the table has no columns truth and prediction", where=table, fix=fix)
+    pairs = [tuple(_name(Path(row[column])) for column in ("truth", "prediction")) for row in rows.to_dict("records")]
+    for files, names in ((ours, [t for t, _ in pairs]), (theirs, [p for _, p in pairs])):
+        if lost := sorted(set(names) - set(files)):
+            raise UnderstudyError(f"there is no label file {lost[0]}", where=table, fix="correct the table")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UnderstudyError(f"{twice} stands in two lines", where=table, fix="name each file once")
+    partner = {prediction: truth for truth, prediction in pairs}
+    return ours, {partner.get(name, f"{name} (not in {table.name})"): path for name, path in theirs.items()}
+
+
+def _label_files(folder: Path, match: str = "") -> dict[str, Path]:
+    """Name without suffix, or the part of it that matches -> file."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.lower().endswith(SUFFIXES) and path.is_file() and not path.name.startswith("."):
-            if _name(path) in found:
-                raise UnderstudyError(f"two files are called {_name(path)}", where=folder, fix="keep one of them")
-            found[_name(path)] = path
+            name = _matched(match, path) if match else _name(path)
+            if name in found:
+                what = f"two files are called {name}: {found[name].name} and {path.name}"
+                fix = "give a pattern that tells them apart" if match else "keep one of them"
+                raise UnderstudyError(what, where=folder, fix=fix)
+            found[name] = path
     if not found:
         fix = f"label files end in {', '.join(SUFFIXES)}"
         raise UnderstudyError("the folder holds no label files", where=folder, fix=fix)
     return found
 
 
+def _matched(match: str, path: Path) -> str:
+    """The part of a file's name that it shares with its partner."""
+    try:
+        found = re.search(match, _name(path))
+    except re.error as error:
+        fix = "give one such as 'case_\\d+', or a file .csv"
+        raise UnderstudyError(f"{match!r} is not a regular expression: {error}", where="--match", fix=fix) from error
+    if found is None or not (part := found.group(1 if found.re.groups else 0)):
+        fix = "give a pattern that is in every name, or a table (.csv)"
+        raise UnderstudyError(f"{match!r} is not in the name {path.name}", where=path.parent, fix=fix)
+    return str(part)
+
+
 def _name(path: Path) -> str:
     """Without the suffix."""
-    return path.name[: -len(next(s for s in SUFFIXES if path.name.lower().endswith(s)))]
+    return path.name[: -len(next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")) or None]
 
 
 class Pair(NamedTuple):

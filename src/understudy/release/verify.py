@@ -26,7 +26,10 @@ from understudy.release.gate import SAME_AUC
 from understudy.release.package import weights_problems
 from understudy.release.signature import form_problem, problem_of
 
-_ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
+_ASKED = (
+    "score", "auc", "low", "high", "tpr", "smallest_fpr", "training", "heldout", "training_patients",
+    "heldout_patients", "weights",
+)  # fmt: skip
 
 
 @dataclass

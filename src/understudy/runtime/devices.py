@@ -47,3 +47,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         # a CPU without the instructions emulates bfloat16, which is slower than float32
         chosen = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if chosen else torch.float32
+
+
+def described(device: str | torch.device) -> str:
+    """Device and type of activations that `auto` means there, e.g. "NVIDIA H200, bfloat16"; for records."""
+    where = resolve_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return f"{name}, {str(resolve_precision('auto', where)).removeprefix('torch.')}"

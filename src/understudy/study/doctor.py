@@ -30,7 +30,7 @@ from understudy.generators.joint import annotation_channels
 from understudy.generators.registry import KINDS, model_config, network_type
 from understudy.names import display_name, size
 from understudy.runtime.devices import resolve_device, resolve_precision
-from understudy.runtime.memory import is_out_of_memory, release_memory
+from understudy.runtime.memory import is_out_of_memory, physical_memory, release_memory
 from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig
 from understudy.segmenters.config import model_config as segmenter_config
 from understudy.segmenters.mixing import Mixture
@@ -134,7 +134,7 @@ def limits() -> Iterator[Finding]:
         yield Finding("cores", text, "note", f"set OMP_NUM_THREADS={int(allowed)}: more threads than cores are slower")
     else:
         yield Finding("cores", text)
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = physical_memory()
     most = _cgroup("memory.max", "memory/memory.limit_in_bytes")
     capped = most is not None and most < whole
     text = f"{size(whole)}{f', of which the control group allows {size(most)}' if most and capped else ''}"

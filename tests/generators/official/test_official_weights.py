@@ -10,6 +10,7 @@ import torch
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.stylegan2 import StyleGan2, StyleGan2Config, build
+from understudy.generators.networks.stylegan3 import StyleGan3
 from understudy.generators.official.weights import load_official_arrays, stylegan2_config
 
 CONFIG: dict[str, Any] = {
@@ -29,10 +30,18 @@ def official_arrays(model: StyleGan2) -> dict[str, np.ndarray]:
             rest = ".".join(p for p in parts[3:] if p != "conv").replace("to_image", "torgb")
             name = f"synthesis.b{4 << int(parts[2])}.{rest}"
         arrays["G/" + name] = value.numpy()
+    return arrays | official_discriminator(model)
+
+
+def official_discriminator(model: StyleGan2 | StyleGan3) -> dict[str, np.ndarray]:
+    """The same of the discriminator alone, which StyleGAN 3 shares."""
+    arrays: dict[str, np.ndarray] = {}
     for name, value in model.discriminator.state_dict().items():
         parts = name.split(".")
         if parts[0] == "blocks":
-            name = f"b{16 >> int(parts[1])}." + ".".join(parts[2:]).replace("from_image", "fromrgb")
+            name = f"b{model.config.resolution >> int(parts[1])}." + ".".join(parts[2:]).replace(
+                "from_image", "fromrgb"
+            )
         else:
             name = "b4." + name.replace("dense", "fc")
         arrays["D/" + name] = value.numpy()

@@ -17,6 +17,7 @@ from small_models import small
 
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import snapshot_folder
+from understudy.generators.registry import network_type
 from understudy.generators.sample import sample_set
 from understudy.generators.training.loop import train
 from understudy.generators.training.monitor import TensorBoardLogger, sample_grid, save_picture
@@ -55,6 +56,21 @@ def test_a_finished_training_that_kept_nothing_says_so(slices: SliceSet, tmp_pat
     late = config.model_copy(update={"keep_weights_kimg": [0.008]})
     with pytest.raises(UnderstudyError, match=r"no weights at 0\.008 kimg"):
         train(slices, None, model, late, made, "cpu", progress=False)
+
+
+def test_stats_and_picture_share_samples_no_more_than_were_shown(
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state: Any = network_type("stylegan2").state
+    drawn, preview = [], state.preview
+    monkeypatch.setattr(state, "preview", lambda self, count: drawn.append(count) or preview(self, count))
+    model, config = small("stylegan2", kimg=0.08, batch=8, tick_kimg=0.04, snapshot_kimg=0.08)
+    made = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
+    assert drawn == [40, 64]
+    assert [path.name for path in made.glob("samples-*.png")] == ["samples-000000.1.png"]
+    drawn.clear()
+    train(slices, None, model, config.model_copy(update={"kimg": 0.008}), tmp_path / "short", "cpu", progress=False)
+    assert drawn == [12]
 
 
 def test_a_grid_has_a_row_each_channel_and_one_with_the_annotation_in_colour(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.unet import UNetConfig
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import estimate
-from understudy.study.engine.estimate import estimated, segmenter_cost
+from understudy.study.engine.estimate import estimated, reached, segmenter_cost
 from understudy.study.engine.machine import Calibration, calibrate
 from understudy.study.engine.plan import make_plan
 from understudy.study.registry import STAGES
@@ -72,6 +72,16 @@ def test_every_stage_has_an_estimate_that_follows_its_work() -> None:
 
 
 @pytest.mark.usefixtures("fixed_speed")
+def test_slices_that_the_rule_drops_are_predicted_only_where_the_study_says_so() -> None:
+    swin = {"quality": None, "segmenters": {"swin": {"training": {"epochs": None, "samples": 16, "warmup_samples": 0}}}}
+    kept, every = (
+        costs(**swin, evaluation={"dropped_slices": how})["evaluate"][0] for how in ("background", "predict")
+    )
+    patients, scoring = 2, 0.06 + 128 * 128 * 80 * 3e-8
+    assert every - patients * scoring == pytest.approx(2 * (kept - patients * scoring), abs=0.2)  # to 0.1 s
+
+
+@pytest.mark.usefixtures("fixed_speed")
 def test_a_time_limit_limits_the_estimate() -> None:
     assert costs(generators={"g": {"training": {"max_minutes": 2}}})["generator"][0] == 120
 
@@ -98,6 +108,13 @@ def test_the_estimates_of_quickstart_five_are_what_its_jobs_took() -> None:
     planned = {job.name: job.seconds for job in plan.jobs}
     for name, seconds in QUICKSTART.items():
         assert planned[name] == pytest.approx(seconds, rel=0.25), name
+
+
+def test_what_a_step_waits_between_operations_is_no_shorter_where_convolutions_are_faster() -> None:
+    slow, fast = (Calibration(speed, "it", "", False) for speed in (1.93e11, 3.86e11))
+    few, many = (lambda machine, n=n: n / reached(machine, "generator", "stylegan2", n) for n in (1e6, 1e14))
+    assert few(fast) == pytest.approx(few(slow), rel=0.01) == 8.5e9 / 1.93e11 / 0.95
+    assert many(fast) == pytest.approx(many(slow) / 2, rel=0.01)
 
 
 def test_the_calibration_is_a_speed() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from understudy.io.files import read_json
+from understudy.runtime.devices import described
 from understudy.runtime.memory import current, in_parts
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_folder
@@ -148,6 +149,7 @@ def test_one_worker_computes_with_as_many_threads_as_the_run_itself(tmp_path: Pa
         assert run_study(plan, tmp_path / name, "cpu", False, minutes=minutes, stages=STAGES).complete
     here, there = (read_json(job_folder(tmp_path / name, plan.jobs[0]) / "done.json") for name in ("here", "there"))
     assert here["torch_threads"] == there["torch_threads"]
+    assert here["device"] == there["device"] == described("cpu")
 
 
 def test_every_try_at_a_job_whose_process_is_killed_counts(tmp_path: Path) -> None:

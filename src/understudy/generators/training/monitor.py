@@ -16,6 +16,7 @@ import matplotlib.image
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from understudy.generators.folder import save_model, snapshot_folder
 from understudy.generators.joint import decode
@@ -29,8 +30,8 @@ from understudy.slices import SliceSet
 
 log = logging.getLogger(__name__)
 
-PREVIEW = 64  # samples that the stats of a line are taken from
-PICTURED = 12  # of them in a picture
+PREVIEW = 64  # samples that the stats of a line are taken from: but no more than images were shown, or a trial of ...
+PICTURED = 12  # ... two steps at 256 x 256 would mostly draw these; and so many are in a picture
 
 
 class Watcher(Protocol):
@@ -99,25 +100,28 @@ class Monitor:
 
         looked = self.until is not None and self.until.after_step(before)  # may finish the training
         pictured, line = state.finished or due(config.snapshot_kimg), dict[str, Any]()
+        samples: Tensor | None = None
         if pictured or looked or due(config.tick_kimg):
-            line = self.add_line(with_samples=pictured or state.quick_preview)
-        if pictured and self.writes:  # samples-<kimg>.png: the same latents each time
-            images, labels, _ = decode(state.preview(PICTURED), self.slices.classes, config.annotation)
+            if self.writes and (pictured or state.quick_preview):
+                samples = state.preview(min(PREVIEW, max(PICTURED, state.images)))
+            line = self.add_line(samples)
+        if pictured and samples is not None:  # samples-<kimg>.png: the same latents each time
+            images, labels, _ = decode(samples[:PICTURED], self.slices.classes, config.annotation)
             picture = sample_grid(images, labels, len(self.slices.classes))
             save_picture(self.folder / f"samples-{self.kimg:08.1f}.png", picture)
             for watcher in self.watchers:
                 watcher.snapshot(state.images, picture)
         return {name: value for name, value in line.items() if name.startswith("loss")}
 
-    def add_line(self, with_samples: bool) -> dict[str, Any]:
-        """Adds a line to the history; raises `Diverged` if a loss is NaN."""
+    def add_line(self, samples: Tensor | None) -> dict[str, Any]:
+        """Adds a line to the history, with stats of samples; raises `Diverged` if a loss is NaN."""
         state, (seconds, images) = self.state, self._last_line
         self._last_line = state.seconds, state.images
         rate = (state.images - images) / max(1e-9, state.seconds - seconds)
         stats: dict[str, Any] = dict(state.take_stats())
         check_divergence(stats, self.kimg, self.folder)
-        if with_samples and self.writes:
-            stats |= sample_stats(state.preview(PREVIEW), self.slices.classes, self.config.annotation, self.real)
+        if samples is not None:
+            stats |= sample_stats(samples, self.slices.classes, self.config.annotation, self.real)
         line = {"kimg": self.kimg, "seconds": round(state.seconds, 2), "images_per_second": round(rate, 2),
                 "memory_mb": round(memory_mb(state.device), 1), **stats}  # fmt: skip
         present = faults([*self.lines, line], self.real)

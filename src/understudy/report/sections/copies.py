@@ -53,7 +53,7 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
         said, words = numbers["verdict"], [*numbers["verdict"]["sentences"]]
         blocks += [Heading(f"Generator {data.shown(name)}")] if len(audits) > 1 else []
         blocks.append(Text(said["headline"], f"verdict {said['kind']}"))
-        words.append((numbers.get("membership") or {}).get("words", ""))
+        words += numbers.get("readers") or [(numbers.get("membership") or {}).get("words", "")]
         if within := numbers.get("within"):
             words.append(
                 f"Repeats within the set: {percent(within['rate'], 1)} of {within['compared']:,} synthetic slices are"

@@ -66,7 +66,8 @@ def _points(values: Range) -> str:
 
 
 RISKS = {
-    "slices": Risk("Slices too near beyond chance", "Too near beyond chance, points", 0, 0.02, _excess, _points),
+    "slices": Risk("Slices too near, more than by chance", "Too near, more (+) or fewer (−) than by chance, points", 0,
+                   0.02, _excess, _points),
     "exposed": Risk("Exposed training patients", "Exposed patients", 0, 2, _exposed, lambda v: f"{v[0]:.0f}"),
     "weights": Risk("How well the weights tell training patients (AUC)", "Weights: AUC", 0.5, 0.2, _auc,
                     lambda v: f"{number(v[0], 2)} ({between(*v[1:], 2)})"),
@@ -151,11 +152,11 @@ def _table(data: ReportData, found: Sequence[Point], drawn: list[str], chosen: d
         cells += [RISKS[key].text(p.risks[key]) if key in p.risks else "–" for key in drawn]
         rows.append(([*cells, p.verdict.copy.brief, marks], known))
     note = (
-        f"In brackets: {INTERVAL} by patient. Relative Dice: of a network trained on these slices alone. Too near"
-        " beyond chance: share of slices too near to a training slice less that expected by chance, in percentage"
-        " points; an interval above 0 is more than chance. Recommended: the most useful without a sign of copies; for"
-        " weights also without a sign that they tell who was trained on (an interval of the AUC that reaches down to"
-        " 0.5)."
+        f"In brackets: {INTERVAL} by patient. Relative Dice: of a network trained on these slices alone. Too"
+        " near: share of slices too near to a training slice less the share expected by chance, in percentage points;"
+        " an interval above 0 is more than chance, a number below 0 is fewer. Recommended: the most useful"
+        " without a sign of copies; for weights also without a sign that they tell who was trained on (an interval"
+        " of the AUC that reaches down to 0.5)."
     )
     headings = [RISKS[key].heading for key in drawn]
     header = ["Training", "Images shown", "Relative Dice", *headings, "Copies?", "Recommended: to share"]

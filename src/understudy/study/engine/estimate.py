@@ -37,12 +37,14 @@ COSTS = Path(__file__).with_name("costs.json")
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
 # in processor time (StyleGAN 2 0.95, U-Net 1.25 without and about 0.9 with augmentation, its prediction 1.3).
 REACHED = {"generator": 0.95, "sample": 1.0, "segmenter": 0.9, "evaluate": 1.0}
-# Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
-# network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many
-# seconds a step more than its operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
+# Operations of a step that reaches half of that where convolutions reach MEASURED_AT: small steps wait between
+# operations, and longer the more of these a network has: a time, which faster convolutions do not shorten. From the
+# processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many seconds a step more than its
+# operations take, 0.03 for the U-Net, 0.05 for StyleGAN 2, 0.08 to 0.16 for the others.
 HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} | {"unet": 5.7e9, "swin": 1.5e10}
+MEASURED_AT = 1.93e11
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
-VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
+VOXELS_A_SECOND = {"phantom": 1.3e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 SEARCHED = 0.5  # of the search for copies, as a share of the calibration's speed
 SLICE_SEARCHED, VECTORS_SEARCHED = 3e8, 1.5e4  # its operations: frames and registration of a slice; a pair of slices
@@ -90,7 +92,7 @@ def training_operations(config: Any, training: Any) -> float:
 
 def reached(machine: Calibration, stage: str, kind: str, flops_a_step: float) -> float:
     """Operations a second of a stage with a kind of network whose steps are of this size."""
-    half = GPU_STEP_SECONDS * machine.speed if machine.gpu else HALF_SATURATION[kind]
+    half = machine.speed * (GPU_STEP_SECONDS if machine.gpu else HALF_SATURATION[kind] / MEASURED_AT)
     return machine.speed * REACHED[stage] * flops_a_step / (flops_a_step + half)
 
 
@@ -168,7 +170,7 @@ class Estimate:
 
     def phantom(self) -> tuple[float, float]:
         patients, voxels = self.facts.patients, self.facts.voxels
-        return patients * (0.05 + voxels / VOXELS_A_SECOND["phantom"]), patients * voxels * 6.0
+        return patients * (0.01 + voxels / VOXELS_A_SECOND["phantom"]), patients * voxels * 6.0
 
     def prepare(self) -> tuple[float, float]:
         facts, pixels = self.facts, self.pixels
@@ -227,7 +229,7 @@ class Estimate:
             made = sum(self.samples(self.plan.by_id[job_id]) for role, job_id in self.job.inputs if role == "sample")
             slices = made + (real if spec["cell"]["training"] != "synthetic" else 0)
         flops, weights = self.segmenter_cost(self.job)
-        validated = facts.shape[2] * training.validations * facts.counts["val"]
+        validated = facts.slices_each * training.validations * facts.counts["val"]  # those that the rule drops are not
         passes = training.planned_steps(slices) * training.batch * 3 + validated  # backward counts as two forward
         speed = reached(self.machine, "segmenter", spec["model"]["kind"], 3 * flops * training.batch)
         return _limited(passes * flops / speed, training.max_minutes), weights * 4.0
@@ -236,7 +238,8 @@ class Estimate:
         trained, facts = self.input("segmenter"), self.facts
         flops, _ = self.segmenter_cost(trained)
         speed = reached(self.machine, "evaluate", trained.spec["model"]["kind"], 3 * 32 * flops)
-        predicting = facts.shape[2] * flops / speed
+        shown = facts.shape[2] if self.job.spec["dropped_slices"] == "predict" else facts.slices_each
+        predicting = shown * flops / speed
         scoring = 0.06 + facts.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
         return facts.counts["test"] * (predicting + scoring), facts.counts["test"] * facts.voxels * 0.01
 

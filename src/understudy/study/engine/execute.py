@@ -81,11 +81,15 @@ def run_job(
                 if known is not None:
                     raise known from error
                 raise
-        torch = sys.modules.get("torch")  # None if the job did not need it
+        torch, used_device = sys.modules.get("torch"), None  # None if the job did not need it
+        if torch:
+            from understudy.runtime.devices import described
+
+            used_device = described(device)
         done = sealed({
             "id": job.id, "stage": job.stage, "name": job.name, "results": results, **heart.account,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"), "software": software(),
-            "torch_threads": torch.get_num_threads() if torch else None, "inputs": used,
+            "torch_threads": torch.get_num_threads() if torch else None, "device": used_device, "inputs": used,
             **({"memory": memory.record} if memory.record else {}), "files": files_of(folder),
         })  # fmt: skip
         write_json(folder / DONE, done)

@@ -3,12 +3,14 @@
 import shutil
 from typing import Any
 
+import numpy as np
+
 from understudy.io.files import read_json, write_json
 from understudy.memorization.config import AuditConfig
 from understudy.slices import SliceSet
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of
-from understudy.study.stages.data import training_rows
+from understudy.study.stages.data import of_subset, training_rows
 from understudy.study.stages.generator import models_of
 
 
@@ -19,9 +21,8 @@ def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] |
     if "snapshot_kimg" in sampled.spec:
         spec["snapshot_kimg"] = sampled.spec["snapshot_kimg"]  # whose weights are tested
     models = [entry for entry in sampled.inputs if entry[0] == "generator"]
-    of = f" of {subset['patients']} patients" if subset else ""
     inputs = [("prepare", prepare), ("sample", sampled.id), *models]
-    return job_of("audit", f"audit {sampled.spec['name']}{of}", spec, inputs)
+    return job_of("audit", f"audit {sampled.spec['name']}{of_subset(subset)}", spec, inputs)
 
 
 def audit(context: Context) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def audit(context: Context) -> dict[str, Any]:
     real = SliceSet.open(context.input("prepare") / "slices")
     made = SliceSet.open(context.input("sample") / "slices")
     config = AuditConfig.model_validate(context.spec["config"])
-    rows = training_rows(real, context.spec.get("subset"))
+    rows = np.unique(training_rows(real, context.spec.get("subset")))  # each once, however often it was trained on
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
     # membership scores by the (first) generator, if it gives any; a folder of images has none
     models = models_of(context.inputs.get("generator", []), context.spec)[:1]

@@ -117,19 +117,37 @@ def prepare(context: Context) -> dict[str, Any]:
 def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDArray[np.int64]:
     """Rows of the training patients, or of the first `patients` of them in an order drawn by `seed`.
 
-    `subset`: {"patients": 5, "seed": 0}, None for all; of one seed the 5 patients are among the 10. An error if there
-    are not so many.
+    `subset`: {"patients": 5, "seed": 0}, None for all; of one seed the 5 patients are among the 10. Or
+    {"times": 4, "seed": 0}: all, the rows of the first one 4 times. An error if there are not so many.
     """
     rows = slices.rows(split="train")
     if subset is None:
         return rows
     subjects = slices.index["subject"].to_numpy()[rows].astype(str)
+    if "times" in subset:
+        canary = rows[subjects == first_patient(subjects, subset)]
+        return np.concatenate([rows, np.tile(canary, int(subset["times"]) - 1)])
     names, count = np.unique(subjects), int(subset["patients"])
     if not 0 < count <= len(names):
         what = f"{count} training patients wanted, but there are {len(names)}"
         raise UnderstudyError(what, where=slices.path, fix=f"use 1 to {len(names)}")
-    chosen = np.random.default_rng([int(subset["seed"]), 7]).permutation(names)[:count]
-    return np.asarray(rows[np.isin(subjects, chosen)], np.int64)
+    return np.asarray(rows[np.isin(subjects, _in_order(names, subset)[:count])], np.int64)
+
+
+def first_patient(subjects: NDArray[np.str_], subset: dict[str, Any]) -> str:
+    """The training patient whose rows a `subset` repeats."""
+    return str(_in_order(np.unique(subjects), subset)[0])
+
+
+def _in_order(names: NDArray[np.str_], subset: dict[str, Any]) -> NDArray[np.str_]:
+    return np.random.default_rng([int(subset["seed"]), 7]).permutation(names)
+
+
+def of_subset(subset: dict[str, Any] | None) -> str:
+    """What a job's name says of it, e.g. " of 5 patients"; "" for all."""
+    if subset is None:
+        return ""
+    return f" with a patient {subset['times']} times" if "times" in subset else f" of {subset['patients']} patients"
 
 
 def held_out_slices(volumes: VolumeSet, path: Path) -> SliceSet | None:

@@ -20,7 +20,7 @@ from understudy.slices import SliceSet, SliceWriter
 from understudy.study.config.networks import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of, training_spec
-from understudy.study.stages.data import training_rows
+from understudy.study.stages.data import of_subset, training_rows
 
 
 def generator_jobs(
@@ -45,7 +45,7 @@ def generator_jobs(
     seed, sampler = study.derived_seed("sample", name), getattr(generator, "sampler", None)
     wanted: dict[str, Any] = {"name": name, "count": samples or generator.samples, "seed": seed}
     wanted |= {"psi": getattr(generator, "psi", 1.0), "sampler": sampler and sampler.model_dump(mode="json")}
-    of = f" of {subset['patients']} patients" if subset else ""
+    of = of_subset(subset)
     if generator.snapshot is not None:  # weights that another generator's training keeps on its way
         trained = [j for j in jobs if j.stage == "generator" and j.spec["name"] == generator.snapshot.of]
         wanted["snapshot_kimg"] = generator.snapshot.kimg

@@ -10,7 +10,9 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
 from understudy.io.seals import REPAIR, Damaged, check_sealed
 from understudy.metrics.scores import read_scores
+from understudy.names import size
 from understudy.runtime.lazy import pandas as pd
+from understudy.runtime.memory import physical_memory
 from understudy.study.config.grid import baseline
 from understudy.study.config.schema import Study, preset, presets
 from understudy.study.engine.execute import software
@@ -214,7 +216,10 @@ def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: P
     hashes |= {name: accounts[folder]["results"]["content_hash"] for name, folder in sets.items()}
     return {
         "command": spec["command"], "study_hash": spec["study_hash"], "seeds": seeds, "input_hashes": hashes,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "software": software(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "memory": size(physical_memory()),
+        "devices": sorted({a["device"] for a in accounts.values() if a.get("device")}),  # and precision, of the jobs
+        "software": software(),
         "software_of_jobs": [json.loads(entry) for entry in sorted(versions)],
         "torch_threads": sorted({a["torch_threads"] for a in accounts.values() if a["torch_threads"]}),
     }  # fmt: skip
