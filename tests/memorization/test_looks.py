@@ -15,9 +15,9 @@ from understudy.slices import SliceSet
 Q = 0.99
 
 
-def part(name: str, slices: SliceSet, patients: int | None = None) -> Part:
-    some = np.unique(slices.index["subject"].to_numpy().astype(str))[:patients]
-    return Part(name, slices, slices.rows(subject=list(some)))
+def part(name: str, slices: SliceSet, first: int, last: int) -> Part:
+    patients = np.unique(slices.index["subject"].to_numpy().astype(str))[first:last]
+    return Part(name, slices, slices.rows(subject=list(patients)))
 
 
 def test_the_limit_is_the_audits_and_at_least_all_of_few_slices() -> None:
@@ -65,21 +65,20 @@ def _needed(share: float) -> int:
 
 
 def test_copies_are_significant_and_new_patients_are_not() -> None:
-    real, others = us.phantoms(patients=10, resolution=16), us.phantoms(patients=4, resolution=16, seed=5)
-    training, validation, _ = real.split()
-    looks = Looks(part("training", training), part("validation", validation))
-    copied, new = looks(*training.read(np.arange(40))), looks(*others.read(np.arange(40)))
+    real, others = us.phantoms(patients=8, resolution=16), us.phantoms(patients=2, resolution=16, seed=5)
+    looks = Looks(part("training", real, 0, 5), part("validation", real, 5, 8))
+    copied, new = looks(*real.read(looks.training.rows[:40])), looks(*others.read(np.arange(40)))
     assert copied["p"] < 1e-6
     assert copied["too_near"] > 30
     assert new["p"] > ALPHA
     assert new["by_chance"] == copied["by_chance"] >= 0.01
-    black = looks(np.zeros((3, len(training.channels), 16, 16), np.uint8), np.zeros((3, 16, 16), np.uint8))
+    black = looks(np.zeros((3, len(real.channels), 16, 16), np.uint8), np.zeros((3, 16, 16), np.uint8))
     assert (black["of"], black["p"]) == (0, 1.0)
 
 
 def test_few_or_shared_validation_patients_are_refused() -> None:
-    training, validation, _ = us.phantoms(patients=10, resolution=16).split()
+    real = us.phantoms(patients=8, resolution=16)
     with pytest.raises(UnfitSets, match="3 validation patients"):
-        Looks(part("training", training), part("validation", validation, 1))
+        Looks(part("training", real, 0, 5), part("validation", real, 6, 8))
     with pytest.raises(UnfitSets, match="both sides"):
-        Looks(part("training", training), part("validation", training))
+        Looks(part("training", real, 0, 5), part("validation", real, 4, 8))

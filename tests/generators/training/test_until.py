@@ -119,9 +119,14 @@ def test_a_generator_that_begins_to_copy_is_stopped_by_the_audits_own_search(
 ) -> None:
     """Honest slices (of other phantoms) up to half of the training, then training slices with a little noise."""
     monkeypatch.setattr(until, "SAMPLES", 40)
-    real, others = us.phantoms(patients=10, resolution=16), us.phantoms(patients=4, resolution=16, seed=5)
-    training, validation, _ = real.split()
-    sets = {name: encode(*s.read(np.arange(40)), s.classes) for name, s in (("new", others), ("copied", training))}
+    real, others = us.phantoms(patients=8, resolution=16), us.phantoms(patients=2, resolution=16, seed=5)
+    patients = np.unique(real.index["subject"].to_numpy().astype(str))
+    training, validation = (
+        Part(name, real, real.rows(subject=list(some)))
+        for name, some in (("training", patients[:5]), ("validation", patients[5:]))
+    )
+    sides = {"new": others.read(np.arange(40)), "copied": real.read(training.rows[:40])}
+    sets = {name: encode(*slices, real.classes) for name, slices in sides.items()}
     state: Any = network_type("stylegan2").state
 
     def preview(self: Any, count: int) -> torch.Tensor:
@@ -130,9 +135,9 @@ def test_a_generator_that_begins_to_copy_is_stopped_by_the_audits_own_search(
 
     monkeypatch.setattr(state, "preview", preview)
     model, config = small("stylegan2", until="memorization")
-    model = model.model_copy(update={"channels": len(training.channels) + 1})
-    held_out = Part("validation", validation, np.arange(len(validation)))
-    judge = Looks(Part("training", training, np.arange(len(training))), held_out)
-    found = record(train(training, None, model, config, tmp_path / "run", "cpu", progress=False, judge=judge))
+    model = model.model_copy(update={"channels": len(real.channels) + 1})
+    judge = Looks(training, validation)
+    run = train(real, training.rows, model, config, tmp_path / "run", "cpu", progress=False, judge=judge)
+    found = record(run)
     assert [look["images"] for look in found["stopping"]["looks"]] == [16, 32, 48, 64, 80]
     assert (found["stopping"]["stopped"], found["stopping"]["kept"], found["steps"]) == (True, 48, 6)
