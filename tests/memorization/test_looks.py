@@ -65,7 +65,7 @@ def _needed(share: float) -> int:
 
 
 def test_copies_are_significant_and_new_patients_are_not() -> None:
-    real, others = us.phantoms(patients=8, resolution=16), us.phantoms(patients=2, resolution=16, seed=5)
+    real, others = us.phantoms(patients=8, resolution=16), us.phantoms(patients=3, resolution=16, seed=5)
     looks = Looks(part("training", real, 0, 5), part("validation", real, 5, 8))
     copied, new = looks(*real.read(looks.training.rows[:40])), looks(*others.read(np.arange(40)))
     assert copied["p"] < 1e-6

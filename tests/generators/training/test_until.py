@@ -119,7 +119,7 @@ def test_a_generator_that_begins_to_copy_is_stopped_by_the_audits_own_search(
 ) -> None:
     """Honest slices (of other phantoms) up to half of the training, then training slices with a little noise."""
     monkeypatch.setattr(until, "SAMPLES", 40)
-    real, others = us.phantoms(patients=8, resolution=16), us.phantoms(patients=2, resolution=16, seed=5)
+    real, others = us.phantoms(patients=8, resolution=16), us.phantoms(patients=3, resolution=16, seed=5)
     patients = np.unique(real.index["subject"].to_numpy().astype(str))
     training, validation = (
         Part(name, real, real.rows(subject=list(some)))
