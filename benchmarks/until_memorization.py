@@ -66,7 +66,7 @@ def copy(part: Part) -> SliceSet:
     images, labels = part.slices.read(part.rows)
     s = part.slices
     return SliceSet.from_arrays(
-        images, labels, channels=s.channels, classes=s.classes[1:], patients=list(part.patients)
+        images, labels, channels=s.channels, classes=s.classes, patients=list(part.patients)
     )
 
 

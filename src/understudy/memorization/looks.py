@@ -56,7 +56,7 @@ class Looks:
         """Of samples [n, C, H, W]: how many are `too_near`, `of` how many with contrast; `by_chance`: the share that an
         honest generator may show; `p`: of as many or more at this share."""
         slices = self.training.slices
-        made = SliceSet.from_arrays(images, labels, channels=slices.channels, classes=slices.classes[1:])
+        made = SliceSet.from_arrays(images, labels, channels=slices.channels, classes=slices.classes)
         part = self._judged(Part("synthetic", made, np.arange(len(made))))
         found = scores_of(self._copies.search(part))[:, 0] if len(part.rows) else np.zeros(0)
         near, chance = int((found > self._limit).sum()), self.by_chance
