@@ -65,9 +65,7 @@ def copy(part: Part) -> SliceSet:
     """The rows of a part as a set of their own."""
     images, labels = part.slices.read(part.rows)
     s = part.slices
-    return SliceSet.from_arrays(
-        images, labels, channels=s.channels, classes=s.classes, patients=list(part.patients)
-    )
+    return SliceSet.from_arrays(images, labels, channels=s.channels, classes=s.classes, patients=list(part.patients))
 
 
 if __name__ == "__main__":
