@@ -95,6 +95,7 @@ class ReportData:
     annotations: dict[str, Path] = field(default_factory=dict)  # generator -> annotations.json
     generator_histories: dict[str, Path] = field(default_factory=dict)  # generator -> history.jsonl
     generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)  # generator -> `health.summary`
+    generator_stopping: dict[str, dict[str, Any]] = field(default_factory=dict)  # `until.record`, where it looked
     segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)  # (setting, repeat) -> history.jsonl
     # (setting, repeat) -> folder of `<subject>.npz` whose `prediction` is uint8 [Z, H, W]
     predictions: dict[tuple[str, int], Path] = field(default_factory=dict)

@@ -79,6 +79,7 @@ def grid(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> ReportD
             "gan": {"ok": True, "faults": {}, "diversity": 0.9, "annotated": 0.4, "repaired_gradients": 0},
             "gan, member 2": {"faults": {"collapsed": 12.0}, "diversity": 0.01, "repaired_gradients": 3},
         },
+        generator_stopping={"gan": {"stopped": True, "kept": 30_000, "words": "stopped after 34,000 images"}},
     )
     return dataclasses.replace(whole, segmenter_histories=with_records(whole, tmp_path_factory.mktemp("records")))
 
@@ -173,8 +174,10 @@ def test_the_page_of_a_grid(grid: ReportData, tmp_path: Path) -> None:
     assert "12.0 thousand images" in page
     assert "0.90 times" in page
     assert "3 updates" in page
+    assert "stopped after 34,000 images. Kept is the last state before: after 30,000 images" in page
     assert "<h3>Generator gan, member 2</h3>" in page
     numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["generator_stopping"]["gan"]["kept"] == 30_000
     assert numbers["generator_health"]["gan, member 2"]["faults"] == {"collapsed": 12.0}
     tex = (tmp_path / "tables" / "dice.tex").read_text()
     assert tex.count(r"\\") == 1 + len(grid.settings)

@@ -224,9 +224,24 @@ def test_the_id_of_a_training_is_what_it_was() -> None:
     assert set(job.spec["training"]).isdisjoint({"keep_weights_kimg", "snapshot_kimg"})
 
 
+def test_a_training_that_does_not_stop_itself_keeps_its_id() -> None:
+    off, on = (plan_of(g={**G, "training": {"kimg": 5, "until": until}}) for until in (None, "memorization"))
+    plain = plan_of(g={**G, "training": {"kimg": 5}})
+
+    def trained(plan: Plan) -> Any:
+        return next(job for job in plan.jobs if job.stage == "generator")
+
+    assert trained(off).id == trained(plain).id != trained(on).id
+    assert "until" not in trained(off).spec["training"]
+    assert trained(on).spec["training"]["until"] == "memorization"
+    with pytest.raises(ValidationError, match="memorization"):
+        GeneratorSpec.model_validate({"training": {"kind": "stylegan2", "until": "boredom"}})
+
+
 def test_snapshots_that_make_no_sense_are_refused() -> None:
     for wrong in ({"ensemble": 2, "snapshots": 2}, {"snapshots": 1}, {"snapshots": [200]},
-                  {"snapshots": 2, "training": {"kimg": 5, "max_minutes": 3}}):  # fmt: skip
+                  {"snapshots": 2, "training": {"kimg": 5, "max_minutes": 3}},
+                  {"snapshots": 2, "training": {"kimg": 5, "until": "memorization"}}):  # fmt: skip
         with pytest.raises((ValidationError, UnderstudyError), match="snapshots"):
             plan_of(g={**G, **wrong})
     with pytest.raises(ValidationError, match="name g-50kimg"):

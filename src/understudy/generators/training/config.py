@@ -19,6 +19,9 @@ class TrainingConfig(Settings, frozen=True):
 
     kimg: float = Field(25000, gt=0, le=1e9, description="thousand real images shown")
     max_minutes: float | None = Field(None, gt=0, description="stop earlier, minutes of training")
+    until: Literal["memorization"] | None = Field(
+        None, description="stop earlier, where samples come too near to training slices, and keep the state before"
+    )
     batch: int = Field(32, ge=2, le=1 << 16, description="images per step, on all devices together")
     micro_batch: int | None = Field(
         None, ge=1, le=1 << 16, description="images at once (gradient accumulation), None for all"
@@ -35,6 +38,14 @@ class TrainingConfig(Settings, frozen=True):
     keep_weights_kimg: list[Positive] = Field([], description="points at which the EMA generator is kept as well")
     tensorboard: bool = Field(True, description="also write curves and pictures for TensorBoard, if it is installed")
     seed: int = Field(0, ge=0, description="of weights, data order and everything drawn")
+
+    def unused(self) -> set[str]:
+        """Fields that came later and are off: trainings from before there were any keep their identity."""
+        return set() if self.until else {"until"}
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name not in self.unused()}
 
 
 class GanTraining(TrainingConfig, ABC):
@@ -265,10 +276,8 @@ class DiffusionTraining(TrainingConfig):
     min_snr: float | None = Field(None, gt=0, description="loss weighted by min(SNR, this) / SNR (Hang et al. 2023: 5)")
     augment: MoveConfig = Field(MoveConfig(), description="image and annotation are moved, and the network is told how")
 
-    @model_serializer(mode="wrap")
-    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
-        """Without an augmentation that is off: trainings from before there was one keep their identity."""
-        return {name: value for name, value in handler(self).items() if name != "augment" or self.augment.p}
+    def unused(self) -> set[str]:
+        return super().unused() | (set() if self.augment.p else {"augment"})
 
 
 def lazy_ratio(interval: int) -> float:

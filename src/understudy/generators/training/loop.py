@@ -18,6 +18,7 @@ from understudy.generators.training.config import TrainingConfig
 from understudy.generators.training.distributed import ProcessGroup, check_devices, launch, started
 from understudy.generators.training.monitor import Monitor, Watcher
 from understudy.generators.training.state import TrainingState
+from understudy.generators.training.until import Judge, Until
 from understudy.io.files import sha256_json
 from understudy.runtime.checkpoints import StopRequest
 from understudy.runtime.devices import resolve_device
@@ -37,6 +38,7 @@ def train(
     nodes: int = 1,
     processes: ProcessGroup | None = None,
     watchers: Sequence[Watcher] = (),
+    judge: Judge | None = None,
 ) -> Path:
     """Trains a generator on rows of a slice set; the same call continues an interrupted training.
 
@@ -52,6 +54,7 @@ def train(
         devices, nodes: so many devices of each of so many machines share every batch, see `distributed`.
         processes: set in each of their processes.
         watchers: are told what happens, see `Watcher`; several processes need ones that can be pickled.
+        judge: compares samples with training slices, for `until: memorization`; see `memorization.looks.Looks`.
 
     Returns:
         `run_dir`.
@@ -67,18 +70,24 @@ def train(
     if processes is None and (devices * nodes != 1 or started()[1] > 1):
         check_devices(device, devices, nodes)
         arguments = {"slices": slices, "rows": rows, "model": model, "config": config, "run_dir": run_dir}
-        return launch(train, arguments | {"progress": progress, "watchers": watchers}, device, devices, nodes)
+        arguments |= {"progress": progress, "watchers": watchers, "judge": judge}
+        return launch(train, arguments, device, devices, nodes)
     folder, processes = Path(run_dir), processes or ProcessGroup()
     rows = np.arange(len(slices)) if rows is None else np.asarray(rows, np.int64)
     check_fit(slices, rows, model, config)
-    identity = run_identity(slices, rows, model, config)
+    if config.until and judge is None:
+        what, fix = "`until: memorization` needs slices of validation patients", "train in a study, or give a `judge`"
+        raise UnderstudyError(what, where=folder, fix=fix)
+    judge = judge if config.until else None
+    identity = run_identity(slices, rows, model, config, judge)
     if is_finished(folder, identity):
         check_kept_weights(folder, config)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     state = network_type(model.kind).state(slices, rows, model, config, resolve_device(device), processes)
     state.check_batches()
-    monitor = Monitor(state, slices, rows, folder, identity, watchers)  # restores the last checkpoint
+    until = Until(state, slices, judge) if judge else None
+    monitor = Monitor(state, slices, rows, folder, identity, watchers, until)  # restores the last checkpoint
     images, saved = state.images, time.monotonic()
     last = math.ceil(config.kimg * 1000)
     shown = track(last, "training generator", "images", images, progress and monitor.writes)
@@ -98,7 +107,8 @@ def train(
 
 
 def training_steps(state: TrainingState) -> Iterator[TrainingState]:
-    """Yields the state after each step, until `kimg` images are shown or `max_minutes` are over."""
+    """Yields the state after each step, until `kimg` images are shown, `max_minutes` are over, or its taker sets
+    `finished`."""
     config, before, start = state.config, state.seconds, time.monotonic()
     images, limit = math.ceil(config.kimg * 1000), (config.max_minutes or math.inf) * 60
 
@@ -143,7 +153,9 @@ def check_kept_weights(folder: Path, config: TrainingConfig) -> None:
             )
 
 
-def run_identity(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: TrainingConfig) -> str:
+def run_identity(
+    slices: SliceSet, rows: NDArray[np.int64], model: Any, config: TrainingConfig, judge: Judge | None = None
+) -> str:
     """Hash of all that decides the result; intervals of records and checkpoints do not."""
     return sha256_json(
         {
@@ -151,5 +163,6 @@ def run_identity(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: 
             "training": config.model_dump(mode="json", exclude=set(UNTRACED)),
             "slices": slices.content_hash,
             "rows": rows.tolist(),
+            **({"judge": judge.identity} if judge else {}),
         }
     )

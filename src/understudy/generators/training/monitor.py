@@ -22,6 +22,7 @@ from understudy.generators.folder import save_model, snapshot_folder
 from understudy.generators.joint import decode
 from understudy.generators.training.health import PART, Reference, check_divergence, faults, sample_stats, summary
 from understudy.generators.training.state import TrainingState
+from understudy.generators.training.until import Until
 from understudy.io.files import atomic_path
 from understudy.names import FAULTS
 from understudy.runtime.checkpoints import Checkpoints, History
@@ -51,14 +52,17 @@ class Monitor:
 
     def __init__(
         self, state: TrainingState, slices: SliceSet, rows: NDArray[np.int64], folder: Path, identity: str,
-        watchers: Sequence[Watcher] = (),
+        watchers: Sequence[Watcher] = (), until: Until | None = None,
     ) -> None:  # fmt: skip
         self.state, self.slices, self.rows, self.folder, self.identity = state, slices, rows, folder, identity
+        self.until = until
         self.config, self.writes = state.config, state.processes.rank == 0
         self.checkpoints = Checkpoints(folder, identity, self.config.checkpoints_kept)
         found = self.checkpoints.latest()
         if found:
             state.load_state_dict(*found)
+            if until is not None:
+                until.load_state_dict(found[1]["until"])
         state.accumulation.record(state.local_batch)
         state.processes.barrier()  # before rank 0 writes anything anew
         self.history = History(folder)
@@ -79,10 +83,12 @@ class Monitor:
     def save(self) -> None:
         """Writes a checkpoint."""
         if self.writes:
-            self.checkpoints.save(self.state.state_dict(), self.state.steps, self.history.text)
+            looks = {"until": self.until.state_dict()} if self.until else {}
+            self.checkpoints.save(self.state.state_dict() | looks, self.state.steps, self.history.text)
 
     def after_step(self, before: int) -> dict[str, Any]:
-        """Keeps, pictures and notes what is due after a step that began at `before` images; gives noted losses."""
+        """Keeps, looks at, pictures and notes what is due after a step that began at `before` images; gives noted
+        losses."""
         state, config = self.state, self.config
         for kimg in config.keep_weights_kimg:
             if self.writes and before < kimg * 1000 <= state.images:
@@ -92,9 +98,10 @@ class Monitor:
             every = max(1, round(every_kimg * 1000))
             return state.images // every > before // every
 
+        looked = self.until is not None and self.until.after_step(before)  # may finish the training
         pictured, line = state.finished or due(config.snapshot_kimg), dict[str, Any]()
         samples: Tensor | None = None
-        if pictured or due(config.tick_kimg):
+        if pictured or looked or due(config.tick_kimg):
             if self.writes and (pictured or state.quick_preview):
                 samples = state.preview(min(PREVIEW, max(PICTURED, state.images)))
             line = self.add_line(samples)
@@ -129,6 +136,7 @@ class Monitor:
                 )
             self._warned = present
         line |= {"health": ", ".join(present)} if present else {}
+        line |= {"stopped": self.until.words()} if state.finished and self.until and self.until.dirty else {}
         self.lines.append(line)
         if self.writes:
             self.history.append(**line)
@@ -138,6 +146,8 @@ class Monitor:
 
     def finish(self) -> None:
         """Writes the result and deletes the checkpoints."""
+        if self.until is not None:
+            self.until.finish()
         if self.writes:
             self.keep(self.folder)
             self.checkpoints.clear()
@@ -159,11 +169,12 @@ class Monitor:
             "kind": state.model.kind, "model": state.model.model_dump(mode="json"),
             "training": self.config.model_dump(mode="json"), "identity": self.identity, "kimg": self.kimg,
             "steps": state.steps, "seconds": state.seconds, **state.record(),
-            "health": summary(self.lines, self.real),
+            "health": summary([line for line in self.lines if line["kimg"] <= self.kimg], self.real),
             "channels": list(slices.channels), "classes": [vars(c) for c in slices.classes],
             "annotation": self.config.annotation, "spacing": slices.spacing, "axes": slices.axes,
             "slices": slices.content_hash, "slice_count": len(self.rows), "torch": torch.__version__,
             **({} if state.parts == 1 else {"shares": state.parts}),
+            **({"stopping": self.until.record()} if self.until and self.until.looks else {}),
             **({"damaged_checkpoints": damaged} if (damaged := self.checkpoints.damaged) else {}),
         }  # fmt: skip
 
@@ -189,6 +200,8 @@ class TensorBoardLogger:  # a `Watcher`
         for name, value in stats.items() if self._writer else ():
             if isinstance(value, int | float) and name != "kimg":
                 self._writer.add_scalar(name, value, images)
+            elif name == "stopped":
+                self._writer.add_text(name, value, images)
 
     def snapshot(self, images: int, picture: NDArray[np.uint8]) -> None:
         """Adds a picture of samples."""

@@ -26,6 +26,8 @@ def section(content: Content) -> Section:
         blocks.append(Heading(f"Generator {data.shown(name)}"))
         if name in data.generator_health:
             blocks.append(_health_line(data.generator_health[name]))
+        if name in data.generator_stopping:
+            blocks.append(_stopping_line(data.generator_stopping[name]))
         caption = "Dotted: share of the real slices with the class. A sign of real scores that stays near 1 suggests"
         caption += " that the discriminator has memorized the training slices."
         panels = generator_curves(name, path, real, data.shown(name))
@@ -37,7 +39,9 @@ def section(content: Content) -> Section:
     blocks.append(Heading("Segmentation networks"))
     blocks += shown(Figure(panels, caption), trainings_table(data, content.settings) if data.runs else None)
     blocks += missing([] if panels else ["No histories of segmentation networks were found."])
-    return Section("training", "Training", "Training", blocks, {"generator_health": data.generator_health})
+    records = {"generator_health": data.generator_health}
+    records |= {"generator_stopping": data.generator_stopping} if data.generator_stopping else {}
+    return Section("training", "Training", "Training", blocks, records)
 
 
 def described(found: dict[str, Any]) -> str:
@@ -57,6 +61,12 @@ def _health_line(health: dict[str, Any]) -> str:
     if repaired := int(health.get("repaired_gradients") or 0):
         line += f" Gradients that were NaN or infinite were set to 0 in {count(repaired, 'update')}."
     return line
+
+
+def _stopping_line(found: dict[str, Any]) -> str:
+    """Why a training that looked at its samples ended, and which state it left."""
+    kept = f" Kept is the last state before: after {found['kept']:,} images." if found["stopped"] else ""
+    return f"The training looked at its own samples for copies and {found['words']}.{kept}"
 
 
 def trainings_table(data: ReportData, settings: list[Setting]) -> Table:
@@ -97,10 +107,12 @@ def generator_curves(name: str, path: Path, real_shares: dict[str, float], shown
     lines, made = History.read(path), []
     shares = {f"share_{c}": (c, DARKER[i % len(DARKER)]) for i, c in enumerate(real_shares)}
     fitting = {"ada_p": ("augmentation probability", SYNTHETIC_COLOUR), "real_sign": ("sign of real scores", INK)}
+    looks = {"too_near": ("too near", SYNTHETIC_COLOUR), "too_near_by_chance": ("by chance at most", INK)}
     # title, label of the axis, key in the history -> label and colour
     plots: list[tuple[str, str, dict[str, tuple[str, str]]]] = [
         ("Losses", "", {"loss_g": ("generator", SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)}),
         ("Discriminator overfitting", "", fitting),
+        ("Too near to training slices", "share of samples", looks),
         ("Samples with each class", "share of samples", shares),
         ("Speed", "images/s", {"images_per_second": ("images/s", INK)}),
     ]

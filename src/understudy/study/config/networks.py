@@ -268,8 +268,8 @@ def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
         if getattr(spec, "snapshots", None) is None:
             continue
         training = getattr(spec, "training", None)  # None: of a plug-in
-        if spec.ensemble > 1 or (training is not None and training.max_minutes is not None):
-            raise ValueError(f"{name}: `snapshots` need one training (no `ensemble`) without `max_minutes`")
+        if spec.ensemble > 1 or (training is not None and (training.max_minutes is not None or training.until)):
+            raise ValueError(f"{name}: `snapshots` need one training (no `ensemble`) without `max_minutes` and `until`")
         kept = {"keep_weights_kimg": snapshot_points(spec.snapshots, training.kimg if training else math.inf)}
         changed = {"training": training.model_copy(update=kept)} if training else kept
         out[name] = spec.model_copy(update={"snapshots": None, **changed})

@@ -15,7 +15,7 @@ from understudy.generators.folder import snapshot_folder
 from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.config import AuditConfig
-from understudy.roles import UnfitSets
+from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet, SliceWriter
 from understudy.study.config.networks import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.config.schema import Study
@@ -91,12 +91,24 @@ def generator(context: Context) -> dict[str, Any]:
     kind = network_type(context.spec["model"]["kind"])
     training = kind.training.model_validate({**context.spec["training"], **context.local["training"]})
     channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
+    judge = _judge(context, slices, rows) if training.until else None
     model = train(
         slices, rows, model_config({**context.spec["model"], "channels": channels}), training, context.folder / "model",
-        device=context.device, progress=context.progress, devices=context.devices, nodes=context.nodes,
+        device=context.device, progress=context.progress, devices=context.devices, nodes=context.nodes, judge=judge,
     )  # fmt: skip
-    weights = sha256_file(model / "generator.safetensors")
-    return {"weights_sha256": weights, "health": read_json(model / "config.json")["health"]}
+    weights, record = sha256_file(model / "generator.safetensors"), read_json(model / "config.json")
+    stopping = {"stopping": record["stopping"]} if "stopping" in record else {}
+    return {"weights_sha256": weights, "health": record["health"], **stopping}
+
+
+def _judge(context: Context, slices: SliceSet, rows: Any) -> Any:
+    """Who looks at the samples of a training: by validation patients, since test patients must not steer it."""
+    from understudy.memorization.looks import Looks
+    from understudy.runtime.devices import resolve_device
+
+    validation = slices.rows(split=["val", "validation"])
+    parts = Part("training", slices, rows), Part("validation", slices, validation)
+    return Looks(*parts, device=str(resolve_device(context.device)))
 
 
 def _train_plugin(context: Context, slices: SliceSet, rows: Any) -> dict[str, Any]:

@@ -153,12 +153,15 @@ def _files(done: _Done) -> dict[str, Any]:
         cells = [(job["cell"], folder) for job, folder in done.get(stage, [])]
         return {(cell["setting"], cell["repeat"]): folder / below for cell, folder in cells}
 
-    histories, health = {}, {}  # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
+    # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
+    histories, health, stopping = dict[str, Path](), dict[str, Any](), dict[str, Any]()
     for _, folder in done.get("generator", []):
         name = read_json(folder / "spec.json")["name"].split("generator ", 1)[-1]
         histories[name] = folder / "model" / "history.jsonl"
         if "health" in (found := (read_done(folder) or {})["results"]):
             health[name] = found["health"]
+        if "stopping" in found:
+            stopping[name] = found["stopping"]
     return {
         "synthetic": by_name("sample", "slices"),
         "quality": by_name("quality", "quality.json"),
@@ -167,6 +170,7 @@ def _files(done: _Done) -> dict[str, Any]:
         "annotations": by_name("annotations", "annotations.json"),
         "generator_histories": histories,
         "generator_health": health,
+        "generator_stopping": stopping,
         "segmenter_histories": by_cell("segmenter", "model/history.jsonl"),
         "predictions": by_cell("evaluate", "predictions"),
     }
