@@ -165,6 +165,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
     "controls.false_alarms.rate": lambda n: n["controls"]["false_alarms"].update(rate=0.001),
     "rule.text": lambda n: n["rule"].update(text="all slices are fine"),
     "sets.training.patients": lambda n: n["sets"]["training"].update(patients=400),
+    "exposed.count": lambda n: n["exposed"].update(count=n["exposed"]["count"] + 1),
     "null.slices": lambda n: n["null"].update(slices=5000),
     "verdict": lambda n: n["verdict"].update(kind="no_sign"),
 }
