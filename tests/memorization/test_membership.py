@@ -10,6 +10,7 @@ from made import real_set, split_of
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
+from understudy.errors import UnderstudyError
 from understudy.memorization.membership import membership
 from understudy.roles import Part
 from understudy.slices import SliceSet
@@ -86,3 +87,11 @@ def test_few_patients_on_a_side_cannot_be_told_apart(parts: tuple[Part, Part]) -
     held = parts[1]
     one = held.kept(held.codes == 0)
     assert "Too few patients to tell" in membership(parts[0], one, score_of(3, parts)).words  # type: ignore[arg-type]
+
+
+def test_scores_that_are_not_finite_are_no_sign_of_anything(parts: tuple[Part, Part]) -> None:
+    def score(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
+        return np.where(rows == parts[0].rows[0], np.nan, 0.0), "score"
+
+    with pytest.raises(UnderstudyError):
+        membership(*parts, score, slices=1000)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.errors import UnderstudyError
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.conformal import percentiles
 from understudy.memorization.controls import evenly
@@ -81,6 +82,9 @@ def membership(
         for i, part in enumerate((training, heldout))
     )
     (scores_a, name), (scores_b, _) = score(a.slices, a.rows), score(b.slices, b.rows)
+    if not (np.isfinite(scores_a).all() and np.isfinite(scores_b).all()):  # else they would count as slices not known
+        what = f"the {name} of some slices is NaN or infinite, so that membership cannot be told"
+        raise UnderstudyError(what, fix="use weights of an earlier snapshot, or audit without the generator")
     known, new = (np.bincount(p.codes, s) / np.bincount(p.codes) for p, s in ((a, scores_a), (b, scores_b)))
     new = np.sort(new)[::-1]
     wins = (known[:, None] > new) + 0.5 * (known[:, None] == new)  # [P, Q], as float64
