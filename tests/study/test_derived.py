@@ -127,7 +127,7 @@ def test_from_how_many_repetitions_on_a_patient_is_seen() -> None:
     def words(*exposed: bool | None, seen: int | None = None) -> str:
         return canary_words({"rows": [{"exposed": x} for x in exposed], "seen_from": seen})
 
-    assert "from 4 times" in words(False, False, True, True, seen=4)
+    assert "at least 4 times" in words(False, False, True, True, seen=4)
     assert "does not see" in words(True, False, True, False)
     assert "already" in words(True, True, seen=1)
     assert "cannot be told" in words(None, None)

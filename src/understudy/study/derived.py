@@ -199,4 +199,6 @@ def canary_words(found: dict[str, Any]) -> str:
         return f"The audit does not see a patient on whom a generator was trained {TIMES[-1]} times as often."
     if found["seen_from"] == 1:
         return "The audit sees the patient already where they were trained on like all others: this generator copies."
-    return f"The audit sees a patient from {found['seen_from']} times as many repetitions as the others on."
+    return (
+        f"The audit sees a patient whose slices are shown at least {found['seen_from']} times as often as the others'."
+    )
